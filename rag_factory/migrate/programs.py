@@ -1,0 +1,58 @@
+"""PostgreSQL's own programs, such as psql: find them, and hand them a password without showing it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rag_factory.errors import NotReadyError
+
+if TYPE_CHECKING:
+    from rag_factory.database.config import DatabaseConfig
+    from rag_factory.database.url import DatabaseUrl
+    from rag_factory.server import EmbeddedServer
+
+
+def program(name: str, config: DatabaseConfig, server: EmbeddedServer | None) -> Path:
+    """The path of a program: of the embedded server in use, of POSTGRES_BIN_FOLDER, of PATH, of the extra.
+
+    Raises NotReadyError: it is in none of them.
+    """
+    from rag_factory.errors import ServerError
+    from rag_factory.server import find_binaries
+
+    if server is not None:
+        return server.binary(name)
+    on_path = shutil.which(name)
+    if config.postgres_bin_folder is None and on_path:
+        return Path(on_path)
+    folder = config.postgres_bin_folder
+    try:
+        found = find_binaries(config.root / folder.expanduser() if folder else None).folder / name
+    except ServerError as error:
+        if folder is not None:
+            raise
+        raise _missing(name) from error
+    if not found.is_file():
+        raise _missing(name)
+    return found
+
+
+def program_environment(url: DatabaseUrl) -> dict[str, str]:
+    """The environment for such a program: ours, and the password where no process list shows it.
+
+    Variables of libpq's own (PGHOST and so on) are left out: the address alone decides.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    if url.password:
+        environment["PGPASSWORD"] = url.password
+    return environment
+
+
+def _missing(name: str) -> NotReadyError:
+    return NotReadyError(
+        f"The program {name} is not here.",
+        fix="Install PostgreSQL's client programs, or the extra: pip install 'rag-factory[embedded]'",
+    )

@@ -1,0 +1,119 @@
+"""The state of a database: server, extension, revision; read in one round trip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import sql
+
+from rag_factory.database.connection import connect, translate
+from rag_factory.errors import ExtensionError, ServerError
+
+if TYPE_CHECKING:
+    from rag_factory.migrate.project import Project
+    from rag_factory.migrate.target import Target
+
+OLDEST_POSTGRESQL = 15
+_STATE = sql.SQL("""
+    SELECT current_setting('server_version_num')::int,
+           current_setting('server_version'),
+           pg_database_size(current_database()),
+           (SELECT extversion FROM pg_extension WHERE extname = 'vector'),
+           (SELECT default_version FROM pg_available_extensions WHERE name = 'vector'),
+           to_regclass({table}) IS NOT NULL,
+           pg_is_in_recovery()
+""")
+
+
+@dataclass(frozen=True)
+class DatabaseState:
+    """What a database says of itself. size_bytes: the database's size on the server's disk.
+
+    pgvector: the version installed in this database; None when it isn't. pgvector_available: the one that
+    the server would install. revisions: what Alembic's version table holds; empty when there is none.
+    """
+
+    server_version: str
+    server_major: int
+    size_bytes: int
+    pgvector: str | None
+    pgvector_available: str | None
+    revisions: tuple[str, ...]
+    read_only: bool
+
+    def check(self, project: Project, place: str) -> None:
+        """Hold the server and its extension against what is supported.
+
+        Raises ServerError: PostgreSQL is too old. Raises ExtensionError: pgvector is missing or too old.
+        """
+        if self.server_major < OLDEST_POSTGRESQL:
+            raise ServerError(
+                f"PostgreSQL {self.server_version} of {place} is older than {OLDEST_POSTGRESQL}.",
+                fix="Upgrade the server.",
+            )
+        if "vector" in project.extensions:
+            check_pgvector(self.pgvector, self.pgvector_available, project.minimum_pgvector, place)
+
+
+def read_state(target: Target, project: Project) -> DatabaseState:
+    """Read the state of the target's database.
+
+    Raises NotReadyError: it can't be reached.
+    """
+    table = sql.Identifier(*project.version_table)
+    timeout = target.config.db_connect_timeout_seconds
+    with connect(target.url, connect_timeout_seconds=timeout) as connection:
+        try:
+            row = connection.execute(_STATE.format(table=sql.Literal(table.as_string(connection)))).fetchone()
+            number, version, size_bytes, installed, available, versioned, read_only = _known(row)
+            revisions: tuple[str, ...] = ()
+            if versioned:
+                found = connection.execute(sql.SQL("SELECT version_num FROM {}").format(table)).fetchall()
+                revisions = tuple(sorted(id_ for (id_,) in found))
+        except psycopg.Error as error:
+            raise translate(error, target.url) from error
+    return DatabaseState(
+        server_version=version.split()[0],
+        server_major=number // 10000,
+        size_bytes=size_bytes,
+        pgvector=installed,
+        pgvector_available=available,
+        revisions=revisions,
+        read_only=read_only,
+    )
+
+
+def check_pgvector(installed: str | None, available: str | None, minimum: str, place: str) -> None:
+    """Check that pgvector is there and new enough; when it isn't installed yet, that it could be.
+
+    Raises ExtensionError: it is missing or too old; says how to get it.
+    """
+    if installed is None and available is None:
+        raise ExtensionError(
+            f"pgvector is missing on the server of {place}.",
+            fix="Install its package there (postgresql-NN-pgvector on Debian), or use a server that has it.",
+        )
+    found = installed or available or ""
+    if _numbers(found) >= _numbers(minimum):
+        return
+    if available and _numbers(available) >= _numbers(minimum):
+        raise ExtensionError(
+            f"pgvector is {found} in {place}, older than {minimum}; the server has {available}.",
+            fix="Update it in the database: ALTER EXTENSION vector UPDATE",
+        )
+    raise ExtensionError(
+        f"pgvector is {found} on the server of {place}, older than {minimum}.",
+        fix="Upgrade it on the server. To accept the older one with its known faults: minimum_pgvector in "
+        "[tool.rag_factory] of pyproject.toml.",
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def _known(row: tuple[Any, ...] | None) -> tuple[Any, ...]:
+    assert row is not None  # noqa: S101 - a SELECT without FROM always gives a row
+    return row

@@ -1,0 +1,69 @@
+"""The database to work on: the one the settings name, or the embedded server's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rag_factory.database.url import DatabaseUrl
+from rag_factory.errors import SettingsError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rag_factory.database.config import DatabaseConfig
+    from rag_factory.server import EmbeddedServer, ServerAddress
+
+
+@dataclass(frozen=True)
+class Target:
+    """A database, its settings, and the embedded server if it is the one."""
+
+    url: DatabaseUrl
+    config: DatabaseConfig
+    server: EmbeddedServer | None = None
+
+    @property
+    def place(self) -> str:
+        """The database and where it is, for a message."""
+        return f"{self.url.database} on {'the embedded server' if self.server else self.url.server}"
+
+
+def reach(config: DatabaseConfig) -> Target:
+    """Find the database of the settings; start the embedded server, or attach to it, when it is meant.
+
+    Raises NotReadyError: the embedded server can't be used here, or doesn't start.
+    """
+    if config.url is not None:
+        return Target(config.url, config)
+    server = embedded_server(config)
+    return Target(embedded_url(server.ensure_running(), config.db_name), config, server)
+
+
+def embedded_server(config: DatabaseConfig) -> EmbeddedServer:
+    """The embedded server of the project, running or not.
+
+    Raises SettingsError: the environment is a protected one, where no embedded server is ever used.
+    """
+    if config.protected:
+        raise SettingsError(
+            f"APP_ENV is {config.app_env} and DATABASE_URL is not set: "
+            "the embedded server is for development only.",
+            fix="Set DATABASE_URL.",
+        )
+    from rag_factory.server import EmbeddedServer
+
+    return EmbeddedServer(
+        anchored(config, config.embedded_data_folder),
+        bin_folder=anchored(config, config.postgres_bin_folder) if config.postgres_bin_folder else None,
+    )
+
+
+def embedded_url(address: ServerAddress, database: str) -> DatabaseUrl:
+    """The address of one database on an embedded server."""
+    return DatabaseUrl(host=address.host, port=address.port, user=address.user, database=database)
+
+
+def anchored(config: DatabaseConfig, path: Path) -> Path:
+    """A folder among the settings; relative ones start at the project's root."""
+    return config.root / path.expanduser()

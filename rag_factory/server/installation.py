@@ -1,0 +1,71 @@
+"""A copy of the binaries for an account that can't reach the originals, such as those below /root."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from rag_factory.errors import ServerError
+from rag_factory.server.account import Account, can_run
+from rag_factory.server.location import STATE_FOLDER, digest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rag_factory.server.binaries import Binaries
+
+# The programs find the other folders by their own place, so that the tree can be moved.
+COPIED = ("bin", "lib", "lib64", "share")
+
+
+def reachable_binaries(binaries: Binaries, account: Account | None) -> Path:
+    """Return a bin folder that the account can use: the binaries' own, or a copy of it made once.
+
+    Raises ServerError when a copy is needed and can't be made.
+    """
+    if account is None or can_run(account, binaries.folder / "postgres"):
+        return binaries.folder
+    advice = "Run the command as an ordinary user, or set POSTGRES_BIN_FOLDER to a folder that all can reach."
+    if binaries.folder.name != "bin":
+        raise ServerError(
+            f"The account {account.name}, which runs PostgreSQL for root, can't reach {binaries.folder}.",
+            fix=advice,
+        )
+    program = (binaries.folder / "postgres").stat()
+    key = f"{binaries.folder}\0{program.st_size}\0{program.st_mtime_ns}"
+    copy = STATE_FOLDER / f"postgresql-{binaries.version}-{digest(key)}"
+    try:
+        if not (copy / "bin").is_dir():
+            _copy_tree(binaries.folder.parent, copy)
+    except OSError as exc:
+        raise ServerError(
+            f"{binaries.folder} can't be copied to {copy}, for the account {account.name} to run it: {exc}.",
+            fix=advice,
+        ) from exc
+    return copy / "bin"
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    """Copy what a server needs at run time, so that target is there whole or not at all."""
+    import fcntl
+
+    STATE_FOLDER.mkdir(parents=True, exist_ok=True)
+    STATE_FOLDER.chmod(0o755)
+    lock = os.open(STATE_FOLDER, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if target.is_dir():
+            return
+        part = STATE_FOLDER / f".{target.name}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        for name in COPIED:
+            if (source / name).is_dir():
+                shutil.copytree(source / name, part / name, symlinks=True)
+        for path in (part, *part.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
+        part.rename(target)
+    finally:
+        os.close(lock)

@@ -1,0 +1,259 @@
+"""`db.*` on revisions: apply them, take them back, look at them, write them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rag_factory.errors import BehindError, DatabaseMissingError, DriftError, UsageError
+from rag_factory.tasks.command import command
+from rag_factory.tasks.output import say, show, show_columns, show_json
+from rag_factory.tasks.texts import DATABASE, JSON, SQL, WAIT, YES
+from rag_factory.tasks.workspace import DEFAULT_WAIT_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rag_factory.migrate.history import History, Revision
+    from rag_factory.tasks.workspace import Workspace
+
+
+@command("migrate", to="The revision to go to (head).", sql=SQL, wait=WAIT)
+def migrate(work: Workspace, to: str = "head", sql: bool = False, wait: float = DEFAULT_WAIT_SECONDS) -> None:
+    """Apply the pending revisions; create what is missing."""
+    goal = work.history.resolve(to)
+    if sql:
+        _show_upgrade_sql(work, goal)
+    else:
+        apply_pending(work, goal, wait)
+
+
+@command(
+    "rollback",
+    steps="How many revisions to take back (1).",
+    to="The revision to go back to.",
+    all="Take back all.",
+    sql=SQL,
+    yes=YES,
+    database=DATABASE,
+    wait=WAIT,
+)
+def rollback(
+    work: Workspace,
+    steps: int = 0,
+    to: str | None = None,
+    all: bool = False,
+    sql: bool = False,
+    yes: bool = False,
+    database: str | None = None,
+    wait: float = DEFAULT_WAIT_SECONDS,
+) -> None:
+    """Take revisions back, the last one or more."""
+    if sum((steps != 0, to is not None, all)) > 1:
+        raise UsageError("--steps, --to and --all exclude each other.", fix="Give one of them.")
+    named = work.history.resolve(to) if to is not None else None
+    state = work.read_known_state()
+    by_steps = not all and to is None
+    goal = work.history.steps_down(state.revisions, steps or 1) if by_steps else named
+    undone = work.history.undone(state.revisions, goal)
+    if sql:
+        _show_downgrade_sql(work, state.revisions, goal, undone)
+        return
+    place = work.target.place
+    if not undone:
+        say(f"{place} is at {name_revisions(state.revisions, work.history)}; nothing to do")
+        return
+    named_all = ", ".join(f"{revision.id} ({revision.message})" for revision in undone)
+    effect = f"This takes back {named_all} from {place}, with the data in what they made"
+    work.confirm(effect, yes=yes, database=database)
+    _say_at(work, work.runner(wait).downgrade(goal))
+
+
+@command(
+    "stamp",
+    revision="The revision the schema is at: an id, head or base.",
+    purge="Empty the version table first, also of unknown revisions.",
+    yes=YES,
+    database=DATABASE,
+)
+def stamp(
+    work: Workspace, revision: str, purge: bool = False, yes: bool = False, database: str | None = None
+) -> None:
+    """Set the recorded revision without running anything."""
+    goal = work.history.resolve(revision)
+    before = (work.read_state() if purge else work.read_known_state()).revisions
+    if purge or work.target.config.protected or database is not None:
+        at = ", ".join(before) or "base"
+        effect = f"This makes {work.target.place} claim to be at {goal or 'base'} instead of {at}"
+        work.confirm(effect, yes=yes, database=database)
+    _say_at(work, work.runner().stamp(goal, purge=purge))
+
+
+@command("history", json=JSON)
+def history(work: Workspace, json: bool = False) -> None:
+    """List the revisions, newest first."""
+    newest_first = list(reversed(work.history.revisions.values()))
+    if json:
+        show_json([describe_revision(revision, work.history) for revision in newest_first])
+    else:
+        show_columns(
+            (revision.id, _title(revision, work.history), revision.path.name) for revision in newest_first
+        )
+
+
+@command("heads")
+def heads(work: Workspace) -> None:
+    """List the newest revisions; several are an error."""
+    for id_ in work.history.heads:
+        show(id_)
+    _ = work.history.head
+
+
+@command("show", revision="An id, or the beginning of one (head).")
+def show_revision(work: Workspace, revision: str) -> None:
+    """Show one revision: what it is and what it does."""
+    id_ = work.history.resolve(revision)
+    if id_ is None:
+        raise UsageError(f"There is no revision to show at {revision}: it is the empty database.")
+    found = work.history.revisions[id_]
+    show(f"{found.id} {_title(found, work.history)}, after {', '.join(found.parents) or 'nothing'}")
+    show(f"{found.path}\n")
+    show(found.path.read_text(encoding="utf-8").rstrip())
+
+
+@command(
+    "revision",
+    message="What the revision does, in a few words.",
+    empty="Compare nothing; write an empty one to fill in.",
+)
+def revision(work: Workspace, message: str, empty: bool = False) -> None:
+    """Write a revision of what the models have changed."""
+    from rag_factory.migrate import revisions
+
+    head = work.history.head
+    if not message.strip():
+        raise UsageError("--message is blank.", fix='Say what the revision does: -m "add source language"')
+    if empty:
+        show(str(revisions.write_empty_revision(work.project, message)))
+        return
+    if work.history.pending(work.read_known_state().revisions, head):
+        raise BehindError(
+            f"{work.target.place} is behind.", fix="First apply what is pending: invoke db.migrate"
+        )
+    path = revisions.write_revision(work.target, work.project, message)
+    if path is None:
+        say("The models and the database agree; nothing to write. To write one all the same: --empty")
+    else:
+        show(str(path))
+        say("Read it, then apply it: invoke db.migrate")
+
+
+@command("merge", message="What the merge is called.")
+def merge(work: Workspace, message: str = "merge heads") -> None:
+    """Write a revision that joins several heads."""
+    from rag_factory.migrate.revisions import write_merge
+
+    if len(work.history.heads) > 1:
+        show(str(write_merge(work.project, work.history.heads, message)))
+    else:
+        say("There is one head; nothing to merge")
+
+
+@command("check")
+def check(work: Workspace) -> None:
+    """Hold the models against the database's schema."""
+    from rag_factory.migrate.check import find_differences, scratch_database
+
+    head = work.history.head
+    place = work.target.place
+    if work.history.pending(work.read_known_state().revisions, head):
+        say(f"{place} is behind; comparing with a scratch database at {head}")
+        with scratch_database(work.target, work.project, work.history) as scratch:
+            differences = find_differences(scratch, work.project)
+    else:
+        differences = find_differences(work.target, work.project)
+    if differences:
+        show("\n".join(differences))
+        raise DriftError(
+            f"The models and the schema differ in {len(differences)}: above is what would mend the schema.",
+            fix='Write it as a revision: invoke db.revision -m "…"',
+        )
+    say("The models and the schema agree")
+
+
+TASKS = (migrate, rollback, stamp, history, heads, show_revision, revision, merge, check)
+
+
+def apply_pending(work: Workspace, goal: str | None, wait_seconds: float = DEFAULT_WAIT_SECONDS) -> None:
+    """Create what is missing, then apply what is pending up to `goal`."""
+    try:
+        state = work.read_state()
+        complete = state.pgvector is not None or "vector" not in work.project.extensions
+    except DatabaseMissingError:
+        complete = False
+    if not complete:
+        from rag_factory.migrate.creation import create_database
+
+        for effect in create_database(work.target, work.project):
+            say(f"created {effect}")
+        state = work.read_state()
+    state.check(work.project, work.target.place)
+    work.history.check_known(state.revisions, where=work.target.place)
+    if work.history.pending(state.revisions, goal):
+        _say_at(work, work.runner(wait_seconds).upgrade(goal))
+    else:
+        say(f"{work.target.place} is at {name_revisions(state.revisions, work.history)}; nothing to do")
+
+
+def describe_revision(revision: Revision, known: History) -> dict[str, Any]:
+    """A revision for a machine."""
+    return {
+        "id": revision.id,
+        "message": revision.message,
+        "parents": list(revision.parents),
+        "head": revision.id in known.heads,
+        "file": revision.path.name,
+    }
+
+
+def name_revisions(current: Sequence[str], known: History) -> str:
+    """Where a database is, for people: `002 (head)`."""
+    mark = " (head)" if current and set(current) == set(known.heads) else ""
+    return (", ".join(current) or "base") + mark
+
+
+def _title(revision: Revision, known: History) -> str:
+    return revision.message + (" (head)" if revision.id in known.heads else "")
+
+
+def _say_at(work: Workspace, current: Sequence[str]) -> None:
+    say(f"{work.target.place} is at {name_revisions(current, work.history)}")
+
+
+def _show_upgrade_sql(work: Workspace, goal: str | None) -> None:
+    """Print what an upgrade would run; from the beginning where there is no database yet."""
+    from rag_factory.migrate.runner import upgrade_sql
+
+    current: Sequence[str] = ()
+    try:
+        if not work.database_is_absent:
+            current = work.read_known_state().revisions
+    except DatabaseMissingError:
+        say("The database does not exist yet: this is all from the beginning")
+    if goal is not None and work.history.pending(current, goal):
+        show(upgrade_sql(work.project, _single(current), goal))
+
+
+def _show_downgrade_sql(
+    work: Workspace, current: Sequence[str], goal: str | None, undone: Sequence[Revision]
+) -> None:
+    from rag_factory.migrate.runner import downgrade_sql
+
+    at = _single(current)
+    if undone and at is not None:
+        show(downgrade_sql(work.project, at, goal))
+
+
+def _single(current: Sequence[str]) -> str | None:
+    if len(current) > 1:
+        raise UsageError(f"The database is at {', '.join(current)}: SQL needs one start.", fix="Merge them.")
+    return current[0] if current else None

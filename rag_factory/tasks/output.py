@@ -1,0 +1,58 @@
+"""What a task prints: data to stdout, prose to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+
+def say(text: str) -> None:
+    """Tell the user something; one line per effect."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def show(text: str) -> None:
+    """Give the data that the task was asked for."""
+    print(text, flush=True)  # noqa: T201
+
+
+def show_json(data: Any) -> None:
+    """Give the data for a machine."""
+    show(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def show_columns(rows: Iterable[Sequence[str]]) -> None:
+    """Give rows of text in aligned columns."""
+    table = [tuple(row) for row in rows]
+    if not table:
+        return
+    widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
+    for row in table:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        show("  ".join(cells).rstrip())
+
+
+def asker() -> Callable[[str], str] | None:
+    """The way to ask the user; None where nobody can be asked."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+
+    def ask(question: str) -> str:
+        print(question, end="", file=sys.stderr, flush=True)  # noqa: T201
+        return sys.stdin.readline()
+
+    return ask
+
+
+def human_size(size_bytes: int) -> str:
+    """A size as people read it: 7.4 MB."""
+    size = float(size_bytes)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1024:  # noqa: PLR2004 - PostgreSQL's own kB
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TB"

@@ -1,0 +1,100 @@
+"""What a task works on, each part made when it is first asked for."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rag_factory.database.config import DatabaseConfig
+    from rag_factory.migrate.history import History
+    from rag_factory.migrate.project import Project
+    from rag_factory.migrate.runner import Runner
+    from rag_factory.migrate.state import DatabaseState
+    from rag_factory.migrate.target import Target
+
+DEFAULT_WAIT_SECONDS = 60.0
+
+
+class Workspace:
+    """The project at `root`, its settings, revisions and database."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @cached_property
+    def config(self) -> DatabaseConfig:
+        """The settings."""
+        from rag_factory.database.config import DatabaseConfig
+
+        return DatabaseConfig.load(self.root)
+
+    @cached_property
+    def project(self) -> Project:
+        """The Alembic environment."""
+        from rag_factory.migrate.project import Project
+
+        return Project(self.root)
+
+    @cached_property
+    def history(self) -> History:
+        """The revisions."""
+        from rag_factory.migrate.history import History
+
+        return History.read(self.project)
+
+    @cached_property
+    def target(self) -> Target:
+        """The database; its embedded server is started if it is the one."""
+        from rag_factory.migrate.target import reach
+
+        return reach(self.config)
+
+    @property
+    def database_is_absent(self) -> bool:
+        """Whether the embedded server is meant, but was never started."""
+        from rag_factory.migrate.target import embedded_server
+
+        return self.config.url is None and embedded_server(self.config).status().state == "absent"
+
+    def read_state(self) -> DatabaseState:
+        """The state of the database now."""
+        from rag_factory.migrate.state import read_state
+
+        return read_state(self.target, self.project)
+
+    def read_known_state(self) -> DatabaseState:
+        """The state of the database now, at a revision that this checkout has.
+
+        Raises HistoryError: it hasn't.
+        """
+        state = self.read_state()
+        self.history.check_known(state.revisions, where=self.target.place)
+        return state
+
+    def confirm(self, effect: str, *, yes: bool, database: str | None) -> None:
+        """Let a destructive task through, or refuse it."""
+        from rag_factory.migrate.guard import confirm
+        from rag_factory.tasks.output import asker
+
+        confirm(self.target, effect, yes=yes, database=database, ask=asker())
+
+    def runner(self, wait_seconds: float = DEFAULT_WAIT_SECONDS) -> Runner:
+        """The runner on the database; it tells the user what it does."""
+        from rag_factory.migrate.runner import Applied, Runner
+        from rag_factory.tasks.output import say
+
+        def on_applied(applied: Applied) -> None:
+            arrow = "+" if applied.direction == "up" else "-"
+            say(f"{arrow} {applied.revision.id} {applied.revision.message}  {applied.milliseconds:.0f} ms")
+
+        return Runner(
+            self.target,
+            self.project,
+            self.history,
+            on_applied=on_applied,
+            on_wait=say,
+            wait_seconds=wait_seconds,
+        )

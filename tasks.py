@@ -1,0 +1,7 @@
+"""The project's tasks: the engine's, and below them its own. See them: invoke --list."""
+
+from pathlib import Path
+
+from rag_factory.tasks import build_namespace
+
+namespace = build_namespace(Path(__file__).parent)

@@ -1,0 +1,128 @@
+"""The servers and the command line that tests use."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from rag_factory.database.config import DatabaseConfig
+from rag_factory.database.sources import OLD_NAMES
+from rag_factory.database.url import DatabaseUrl
+from rag_factory.server import EmbeddedServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+ROOT = Path(__file__).parent.parent
+SETTINGS = {name.upper() for name in DatabaseConfig.model_fields} | OLD_NAMES.keys()
+FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+PASSWORD = "a:b/c@d#e?f%g"  # every character that a URL must escape
+PROJECT_PARTS = ("tasks.py", "alembic.ini", "pyproject.toml", "migrations", ".env.example")
+
+
+def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment without any setting of ours or libpq's, so that none leaks into a test."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in SETTINGS and not name.startswith("PG")
+    }
+    return kept | dict(extra or {})
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """Runs the real command line in one project folder."""
+
+    root: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def invoke(
+        self, *arguments: str, cwd: Path | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, "-m", "invoke", *arguments, cwd=cwd, **environment)
+
+    def run(
+        self, *arguments: str, cwd: Path | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            arguments,
+            cwd=cwd or self.root,
+            env=clean_environment(self.environment | environment),
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=120,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="session")
+def public_folder() -> Iterator[Path]:
+    """A folder that every account can reach, as pytest's own is not: the server of root runs as another."""
+    folder = Path(tempfile.mkdtemp(prefix="rag-factory-tests-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def server_url(public_folder: Path) -> Iterator[DatabaseUrl]:
+    """A server of this worker's own, reached over TCP with a password; the URL names no database."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = EmbeddedServer(
+        public_folder / "server", settings=FAST | {"listen_addresses": "127.0.0.1", "port": str(port)}
+    )
+    address = server.ensure_running()
+    try:
+        local = DatabaseUrl(host=address.host, port=address.port, user=address.user, database="postgres")
+        with psycopg.connect(local.plain, autocommit=True) as connection:
+            connection.execute(sql.SQL("CREATE ROLE app SUPERUSER LOGIN PASSWORD {}").format(PASSWORD))
+        yield DatabaseUrl(host="127.0.0.1", port=port, user="app", password=PASSWORD)
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def database_url(server_url: DatabaseUrl) -> Iterator[DatabaseUrl]:
+    """A name for a database of the test's own; the test creates it, and it is dropped afterwards."""
+    url = server_url.with_database(f"test_{uuid4().hex}")
+    yield url
+    with psycopg.connect(server_url.with_database("postgres").plain, autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE IF EXISTS "{url.database}" WITH (FORCE)')
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of this project's own files, to be changed at will."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for part in PROJECT_PARTS:
+        source = ROOT / part
+        if source.is_dir():
+            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / part)
+    (folder / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / ".env.test.example", folder / "tests")
+    return folder
+
+
+@pytest.fixture
+def cli(project: Path, database_url: DatabaseUrl) -> CommandLine:
+    """The command line in a copy of the project, on a database that doesn't exist yet."""
+    return CommandLine(project, {"DATABASE_URL": database_url.plain})

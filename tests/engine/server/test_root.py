@@ -1,0 +1,122 @@
+"""What root gets: a server that runs as an unprivileged account, wherever that account can be."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pwd
+import shutil
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rag_factory.server import EmbeddedServer, find_binaries
+from rag_factory.server.location import STATE_FOLDER, digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.engine.server.conftest import Interpreter, Servers
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="is about root")
+
+LIFE = """
+import sys
+from pathlib import Path
+from rag_factory.server import EmbeddedServer
+server = EmbeddedServer(Path(sys.argv[1]), settings={"fsync": "off"})
+server.ensure_running()
+print(server.status().pid, server.stop(), server.status().state)
+"""
+
+
+@pytest.fixture
+def private_bin_folder(tmp_path: Path) -> Iterator[Path]:
+    """A whole PostgreSQL in a folder of root's alone."""
+    source = find_binaries().folder.parent
+    root = tmp_path / "private"
+    root.mkdir(mode=0o700)
+    for name in ("bin", "lib", "share"):
+        shutil.copytree(source / name, root / name, symlinks=True)
+    yield root / "bin"
+    program = root / "bin" / "postgres"
+    key = digest(f"{program.parent}\0{program.stat().st_size}\0{program.stat().st_mtime_ns}")
+    shutil.rmtree(root)
+    for copy in STATE_FOLDER.glob(f"postgresql-*-{key}"):
+        shutil.rmtree(copy)
+
+
+def test_root_runs_the_server_as_an_unprivileged_account(servers: Servers) -> None:
+    server = servers.make()
+    server.ensure_running()
+    status = server.status()
+    assert status.account in {"postgres", "nobody"}
+    assert status.moved_because is None
+    assert os.stat(f"/proc/{status.pid}").st_uid == pwd.getpwnam(status.account).pw_uid
+    assert Path(f"/proc/{status.pid}/status").read_text().count("Groups:\t \n") == 1, "no group of root's"
+    assert status.data_folder.parent.stat().st_uid == 0, "root's own folder stays root's"
+
+
+def test_root_in_a_private_folder_puts_the_data_where_the_account_can_be(
+    servers: Servers, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tmp_path.chmod(0o700)
+    home = tmp_path / "server"
+    server = servers.make(home)
+    with caplog.at_level(logging.INFO, "rag_factory.server"):
+        address = server.ensure_running()
+    status = server.status()
+    assert status.data_folder == STATE_FOLDER / digest(home) / "postgresql-18"
+    assert str(status.data_folder) in caplog.text
+    assert status.moved_because is not None
+    assert f"can't get into {home}" in status.moved_because
+    assert EmbeddedServer(home).ensure_running() == address
+    assert (stat.S_IMODE(tmp_path.stat().st_mode), tmp_path.stat().st_uid) == (0o700, 0)
+    tmp_path.chmod(0o755)
+    tmp_path.parent.chmod(0o755)
+    try:
+        assert EmbeddedServer(home).ensure_running() == address, "the data stays where it is"
+    finally:
+        tmp_path.parent.chmod(0o700)
+
+
+def test_root_copies_binaries_that_the_account_cannot_reach(
+    servers: Servers, private_bin_folder: Path
+) -> None:
+    server = servers.make(bin_folder=private_bin_folder)
+    address = server.ensure_running()
+    program = Path(f"/proc/{server.status().pid}/exe").readlink()
+    assert program.is_relative_to(STATE_FOLDER)
+    servers.query(address, "CREATE EXTENSION vector")
+    assert server.binary("psql").parent == private_bin_folder
+    assert stat.S_IMODE(private_bin_folder.parent.stat().st_mode) == 0o700
+
+
+def test_root_in_a_users_folder_leaves_everything_to_that_user(
+    servers: Servers, ordinary_user: Interpreter
+) -> None:
+    folder = servers.folder()
+    os.chown(folder, ordinary_user.uid, -1)
+    server = servers.make(folder / "project" / "server")
+    server.ensure_running()
+    assert server.status().account == pwd.getpwuid(ordinary_user.uid).pw_name
+    assert {path.lstat().st_uid for path in folder.rglob("*")} == {ordinary_user.uid}
+    pid = server.status().pid
+    assert ordinary_user.run(LIFE, folder / "project" / "server") == f"{pid} True stopped"
+
+
+def test_root_without_the_right_to_trace_recognises_its_server(
+    servers: Servers, same_user: Interpreter
+) -> None:
+    # As in most containers: the working folder of another account's process can't be read.
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        pytest.skip("setpriv isn't installed")
+    server = servers.make()
+    server.ensure_running()
+    pid = server.status().pid
+    before = (setpriv, "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace")
+    home = server.status().data_folder.parent
+    assert same_user.run(LIFE, home, before=before) == f"{pid} True stopped"
