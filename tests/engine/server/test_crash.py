@@ -28,22 +28,12 @@ LOOP = "DO $$ BEGIN LOOP END LOOP; END $$"
 
 
 def test_server_comes_back_after_its_postmaster_was_killed(servers: Servers) -> None:
-    server = servers.make()
-    address = server.ensure_running()
+    server, address = servers.make_started()
     servers.query(address, "CREATE TABLE kept AS SELECT 1 AS n")
     # A backend that is busy doesn't notice the death, and keeps the shared memory.
-    psql = [
-        server.binary("psql"),
-        "-h",
-        address.host,
-        "-p",
-        str(address.port),
-        "-U",
-        address.user,
-        "-c",
-        LOOP,
-    ]
-    with subprocess.Popen([*psql, "postgres"], stderr=subprocess.DEVNULL) as client:
+    target = f"host={address.host} port={address.port} user={address.user} dbname=postgres"
+    psql = [str(server.binary("psql")), "-c", LOOP, target]
+    with subprocess.Popen(psql, stderr=subprocess.DEVNULL) as client:
         looping = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'DO%' AND state = 'active'"
         servers.wait_until(lambda: servers.query(address, looping), "the loop")
         pid = server.status().pid
@@ -56,11 +46,9 @@ def test_server_comes_back_after_its_postmaster_was_killed(servers: Servers) -> 
 
 
 def test_server_is_not_fooled_by_a_stale_pid_file(servers: Servers) -> None:
-    server = servers.make()
-    address = server.ensure_running()
+    server, address = servers.make_started()
     data_folder = server.status().data_folder
-    other = servers.make()
-    other.ensure_running()
+    other, _ = servers.make_started()
     text = (data_folder / "postmaster.pid").read_text()
     with subprocess.Popen(
         [find_binaries().folder / "postgres", "--version"], stdout=subprocess.DEVNULL
@@ -92,7 +80,8 @@ def test_server_starts_after_its_starter_was_killed(
         "the server starts": (data_folder / "postmaster.pid").exists,
     }
     with same_user.start(ENSURE, home) as starter:
-        servers.wait_until(reached[moment], moment)
+        servers.wait_until(lambda: reached[moment]() or starter.poll() is not None, moment)
+        assert starter.poll() is None, starter.communicate()
         starter.kill()
     assert servers.query(server.ensure_running(), "SELECT 1") == [(1,)]
     assert not list(home.glob(".postgresql-18.initdb-*"))
@@ -110,8 +99,7 @@ def test_server_is_made_once_for_eight_starters(servers: Servers, same_user: Int
 
 
 def test_server_that_recovers_is_waited_for(servers: Servers, same_user: Interpreter) -> None:
-    server = servers.make()
-    server.ensure_running()
+    server, _ = servers.make_started()
     data_folder = server.status().data_folder
     server.stop()
     # Recovery asks this command for a file, and goes on when it fails: after the gate is open.
@@ -135,8 +123,7 @@ def test_server_that_recovers_is_waited_for(servers: Servers, same_user: Interpr
 
 
 def test_server_is_restarted_when_its_socket_is_gone(servers: Servers) -> None:
-    server = servers.make()
-    address = server.ensure_running()
+    server, address = servers.make_started()
     for path in Path(address.host).iterdir():
         path.unlink()
     assert servers.query(server.ensure_running(), "SELECT 1") == [(1,)]

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ import pytest
 from rag_factory.errors import ServerError
 from rag_factory.server import EmbeddedServer
 from rag_factory.server.location import locate
+from rag_factory.server.process import is_alive
 
 if TYPE_CHECKING:
     from tests.engine.server.conftest import Servers
@@ -34,8 +35,7 @@ def test_server_refuses_a_line_break_in_its_folder(servers: Servers) -> None:
 
 
 def test_server_refuses_a_socket_folder_that_is_not_private(servers: Servers) -> None:
-    server = servers.make(servers.folder() / ("long" * 50))
-    server.ensure_running()
+    server, _ = servers.make_started(servers.folder() / ("long" * 50))
     server.stop()
     folder = locate(server.status().data_folder.parent, "postgresql-18").socket_folder(5432)
     assert folder.parent == Path("/tmp")
@@ -50,21 +50,19 @@ def test_server_refuses_a_socket_folder_that_is_not_private(servers: Servers) ->
 
 def test_servers_side_by_side_are_two(servers: Servers) -> None:
     folder = servers.folder()
-    first, second = (servers.make(folder / name).ensure_running() for name in ("one", "two"))
-    disposable = servers.make(folder / "one", name="test").ensure_running()
-    assert len({first.host, second.host, disposable.host}) == 3
-    systems = {
-        servers.query(address, "SELECT system_identifier FROM pg_control_system()")[0]
-        for address in (first, second, disposable)
-    }
-    assert len(systems) == 3
+    _, first = servers.make_started(folder / "one")
+    _, second = servers.make_started(folder / "two")
+    third = servers.make(folder / "one", name="test").ensure_running()
+    for address in (first, second, third):
+        # Fails on a server that has it already.
+        servers.query(address, "CREATE DATABASE app")
+    assert len({first.host, second.host, third.host}) == 3
 
 
 def test_server_of_a_copied_folder_is_another_one(servers: Servers) -> None:
     folder = servers.folder()
-    original = servers.make(folder / "original")
-    address = original.ensure_running()
-    _copy_with_owners(folder / "original", folder / "copy")
+    original, address = servers.make_started(folder / "original")
+    subprocess.run(["cp", "-a", folder / "original", folder / "copy"], check=True)
     copied = servers.make(folder / "copy").ensure_running()
     assert copied.host != address.host
     assert servers.query(copied, "SHOW data_directory") == [(str(folder / "copy" / "postgresql-18"),)]
@@ -73,8 +71,8 @@ def test_server_of_a_copied_folder_is_another_one(servers: Servers) -> None:
 
 def test_server_follows_a_moved_folder(servers: Servers) -> None:
     folder = servers.folder()
-    before = servers.make(folder / "before")
-    servers.query(before.ensure_running(), "CREATE TABLE kept AS SELECT 1 AS n")
+    _, before = servers.make_started(folder / "before")
+    servers.query(before, "CREATE TABLE kept AS SELECT 1 AS n")
     (folder / "before").rename(folder / "after")
     address = servers.make(folder / "after").ensure_running()
     assert Path(address.host).parent == folder / "after"
@@ -83,21 +81,11 @@ def test_server_follows_a_moved_folder(servers: Servers) -> None:
 
 def test_server_starts_afresh_after_its_folder_was_deleted(servers: Servers) -> None:
     # A long name: the socket is outside, and the old server still has it.
-    server = servers.make(servers.folder() / ("long" * 50))
-    server.ensure_running()
+    server, _ = servers.make_started(servers.folder() / ("long" * 50))
     old = server.status().pid
+    assert old is not None
     shutil.rmtree(server.status().data_folder.parent)
     address = server.ensure_running()
     assert server.status().pid != old
-    assert not Path(f"/proc/{old}").exists()
+    assert not is_alive(old)
     assert servers.query(address, "SELECT 1") == [(1,)]
-
-
-def _copy_with_owners(source: Path, target: Path) -> None:
-    def copy(old: str, new: str) -> None:
-        shutil.copy2(old, new)
-        os.chown(new, os.stat(old).st_uid, os.stat(old).st_gid)
-
-    shutil.copytree(source, target, copy_function=copy, ignore=shutil.ignore_patterns(".s.PGSQL.*"))
-    for folder in (path for path in source.rglob("*") if path.is_dir()):
-        os.chown(target / folder.relative_to(source), folder.stat().st_uid, folder.stat().st_gid)

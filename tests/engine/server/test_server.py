@@ -95,8 +95,7 @@ def test_server_ignores_and_hides_the_environment(servers: Servers, monkeypatch:
     monkeypatch.setenv("PGPORT", "1")
     monkeypatch.setenv("PGDATA", "/nowhere")
     monkeypatch.setenv("DATABASE_URL", "postgresql://app:secret@localhost/app")
-    server = servers.make()
-    address = server.ensure_running()
+    server, address = servers.make_started()
     assert address.port == 5432
     assert servers.query(address, "SHOW port") == [("5432",)]
     inherited = Path(f"/proc/{server.status().pid}/environ").read_bytes()
@@ -108,8 +107,9 @@ def test_server_asks_tcp_connections_for_a_password(servers: Servers) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = servers.make(settings={"fsync": "off", "listen_addresses": "127.0.0.1", "port": str(port)})
-    address = server.ensure_running()
+    _, address = servers.make_started(
+        settings={"fsync": "off", "listen_addresses": "127.0.0.1", "port": str(port)}
+    )
     assert address.port == port
     url = f"host=127.0.0.1 port={port} user=postgres dbname=postgres"
     with pytest.raises(psycopg.OperationalError, match="password"):
@@ -139,8 +139,7 @@ def test_server_runs_the_binaries_of_another_folder(servers: Servers) -> None:
 
 
 def test_server_log_stays_short(servers: Servers) -> None:
-    server = servers.make()
-    address = server.ensure_running()
+    server, address = servers.make_started()
     log = server.status().log
     with log.open("ab") as file:
         file.write(b"talk\n" * (LIMIT_BYTES // 5 + 1))
