@@ -1,40 +1,82 @@
-"""The sessions: each judges the code in a fresh environment. See them: nox --list."""
+"""The sessions: each judges the code in an environment of its own. See them: nox --list.
+
+They run on nox's own Python. Another one: nox -s tests-3.13, or any session with -P 3.13.
+"""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import nox
 
 nox.needs_version = ">=2026.4"
 nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"  # dependencies are still installed each time; -N starts from nothing
+nox.options.error_on_missing_interpreters = True  # a session that was asked for and didn't run isn't green
 nox.options.sessions = ["tests", "lint", "typecheck"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
-EXTRAS = "embedded,autogenerate"
 
 
-def install(session: nox.Session, *groups: str) -> None:
-    """Install the project with what a session's dependency groups name."""
-    session.install("-e", f".[{EXTRAS}]", *nox.project.dependency_groups(PROJECT, *groups))
+def dependencies(*groups: str) -> tuple[str, ...]:
+    """What these dependency groups of pyproject.toml name."""
+    return nox.project.dependency_groups(PROJECT, *groups)
+
+
+def workflow_files() -> list[str]:
+    """The paths of the workflows."""
+    return sorted(map(str, Path(".github/workflows").glob("*.yml")))
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the test suite; arguments after -- go to pytest."""
-    install(session, "tests")
-    session.run("pytest", *(session.posargs or ["-n", "2"]))
+    """Run the test suite; arguments after -- go to pytest: a folder, -k, -n 4, --shard 2/4."""
+    session.install("-e", ".", *dependencies("tests"))
+    session.run("pytest", "-n", "auto", *session.posargs)
+
+
+for version in nox.project.python_versions(PROJECT):
+    nox.session(name=f"tests-{version}", python=version, default=False)(tests)
+
+
+@nox.session
+def migrations(session: nox.Session) -> None:
+    """Run the tests of the revisions; arguments after -- go to pytest."""
+    session.install("-e", ".", *dependencies("tests"))
+    session.run("pytest", "tests/migrations", *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Run the test suite and measure which branches it takes; arguments after -- go to pytest."""
+    session.install("-e", ".", *dependencies("tests", "coverage"))
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", "-n", "auto", *session.posargs)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, and which module imports which."""
-    install(session, "lint")
-    session.run("ruff", "check")
+    """Check style, which module imports which, and the workflows; arguments after -- go to ruff check."""
+    session.install(*dependencies("lint"))
+    session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
     session.run("lint-imports", "--no-logo")
+    session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflow_files())
+    session.run("check-jsonschema", "--builtin-schema", "vendor.dependabot", ".github/dependabot.yml")
+    session.run("zizmor", "--offline", "--quiet", "--pedantic", ".github")
+
+
+@nox.session
+def workflows(session: nox.Session) -> None:
+    """Check the workflows' expressions and shell lines; not part of lint: see the group in pyproject.toml."""
+    session.install(*dependencies("workflows"))
+    session.run("actionlint", *session.posargs)
 
 
 @nox.session
 def typecheck(session: nox.Session) -> None:
-    """Check the types."""
-    install(session, "tests", "typecheck")
-    session.run("mypy")
+    """Check the types; arguments after -- go to mypy."""
+    session.install("-e", ".", *dependencies("tests", "typecheck"))
+    session.run("mypy", *session.posargs)

@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-import psycopg
 import pytest
-from psycopg import sql
 
 from rag_factory.database.config import DatabaseConfig
 from rag_factory.database.sources import OLD_NAMES
@@ -23,7 +21,13 @@ from rag_factory.database.url import DatabaseUrl
 from rag_factory.server import EmbeddedServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping
+
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from rag_factory.services.database.postgres import PostgresqlDatabaseService
+
+pytest_plugins = ["rag_factory.testing.plugin"]
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = {name.upper() for name in DatabaseConfig.model_fields} | OLD_NAMES.keys()
@@ -81,6 +85,9 @@ def public_folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def server_url(public_folder: Path) -> Iterator[DatabaseUrl]:
     """A server of this worker's own, reached over TCP with a password; the URL names no database."""
+    import psycopg
+    from psycopg import sql
+
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -100,6 +107,8 @@ def server_url(public_folder: Path) -> Iterator[DatabaseUrl]:
 @pytest.fixture
 def database_url(server_url: DatabaseUrl) -> Iterator[DatabaseUrl]:
     """A name for a database of the test's own; the test creates it, and it is dropped afterwards."""
+    import psycopg
+
     url = server_url.with_database(f"test_{uuid4().hex}")
     yield url
     with psycopg.connect(server_url.with_database("postgres").plain, autocommit=True) as connection:
@@ -126,3 +135,16 @@ def project(tmp_path: Path) -> Path:
 def cli(project: Path, database_url: DatabaseUrl) -> CommandLine:
     """The command line in a copy of the project, on a database that doesn't exist yet."""
     return CommandLine(project, {"DATABASE_URL": database_url.plain})
+
+
+@pytest.fixture
+async def db_service(async_db_connection: AsyncSession) -> AsyncIterator[PostgresqlDatabaseService]:
+    """The service in the test's own transaction: what it commits is rolled back as well."""
+    # Imported here: tests without it start without SQLAlchemy.
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from rag_factory.services.database.postgres import PostgresqlDatabaseService
+
+    assert isinstance(async_db_connection.bind, AsyncConnection)
+    async with PostgresqlDatabaseService(async_db_connection.bind) as service:
+        yield service

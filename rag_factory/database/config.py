@@ -5,28 +5,29 @@
 
 from __future__ import annotations
 
-import getpass
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PrivateAttr, SecretStr, ValidationError
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from rag_factory.database.sources import Found, read_sources
-from rag_factory.database.url import MASK, DatabaseUrl
+from rag_factory.database.url import MASK, DatabaseUrl, mask
 from rag_factory.errors import ProblemsError, RagFactoryError, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 Environment = Literal["development", "test", "staging", "production"]
 PROTECTED: frozenset[Environment] = frozenset({"staging", "production"})
-PARTS = ("db_host", "db_port", "db_name", "db_user", "db_password")
+URLS = ("DATABASE_URL", "DATABASE_READ_URL", "TEST_DATABASE_URL")
+PARTS = ("DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD")
 DEFAULT_DATABASE = "app"
 
 
-def _lower(value: Any) -> Any:
-    return value.strip().lower() if isinstance(value, str) else value
+# The longest time that PostgreSQL's own settings in milliseconds can hold, 24 days.
+_LONGEST_SECONDS = 2_147_483
 
 
 class DatabaseConfig(BaseSettings):
@@ -37,7 +38,7 @@ class DatabaseConfig(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    app_env: Annotated[Environment, BeforeValidator(_lower)] = Field(
+    app_env: Environment = Field(
         "development", description="development, test, staging or production; the last two are protected."
     )
     database_url: SecretStr | None = Field(
@@ -49,7 +50,11 @@ class DatabaseConfig(BaseSettings):
     test_database_url: SecretStr | None = Field(
         None, description="The server for tests. Unset: an embedded, disposable test server."
     )
-    db_host: str | None = Field(None, description="The server's host, when no URL is given.")
+    db_host: str | None = Field(
+        None,
+        pattern=r"^(/[^,]*|[^\s,:/@]+|[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*(%\w+)?)$",
+        description="The server's host, when no URL is given. Its port goes in DB_PORT.",
+    )
     db_port: int = Field(5432, ge=1, le=65535, description="The server's port, with DB_HOST.")
     db_name: str = Field(
         DEFAULT_DATABASE,
@@ -62,13 +67,24 @@ class DatabaseConfig(BaseSettings):
     host_ip: str | None = Field(None, description="For ${HOST_IP} inside .env: a VM reaching its host.")
     db_pool_size: int = Field(5, ge=1, description="Connections that the pool keeps open.")
     db_max_overflow: int = Field(10, ge=0, description="Connections beyond the pool's size under load.")
-    db_pool_timeout_seconds: float = Field(30, gt=0, description="How long to wait for a connection.")
-    db_connect_timeout_seconds: int = Field(10, ge=2, description="How long to wait for the server.")
+    db_pool_timeout_seconds: float = Field(
+        30, gt=0, le=_LONGEST_SECONDS, description="How long to wait for a connection."
+    )
+    db_connect_timeout_seconds: int = Field(
+        10, ge=2, le=_LONGEST_SECONDS, description="How long to wait for the server."
+    )
+    # PostgreSQL rounds to milliseconds, and reads 0 as no limit.
     db_lock_timeout_seconds: float = Field(
-        5, gt=0, description="How long a migration's statement may wait for a lock, and hold up others."
+        5,
+        ge=0.001,
+        le=_LONGEST_SECONDS,
+        description="How long a migration's statement may wait for a lock, and hold up others.",
     )
     db_statement_timeout_seconds: float = Field(
-        0, ge=0, description="How long one statement of a migration may run; 0: for ever."
+        0,
+        ge=0,
+        le=_LONGEST_SECONDS,
+        description="How long one statement of a migration may run; 0: for ever.",
     )
     backup_folder: Path = Field(Path("backups"), description="Where backups go, from the project's root.")
     embedding_dimensions: int = Field(
@@ -80,6 +96,9 @@ class DatabaseConfig(BaseSettings):
     )
     postgres_bin_folder: Path | None = Field(
         None, description="PostgreSQL's programs to use instead of the embedded ones."
+    )
+    test_database_any_name: bool = Field(
+        False, description="Let tests run on a database whose name doesn't hold the word test."
     )
     run_db_tests: bool = Field(True, description="Run the tests that need a database.")
     run_integration_tests: bool = Field(True, description="Run the integration tests.")
@@ -97,19 +116,60 @@ class DatabaseConfig(BaseSettings):
         everyone agrees on where the tests run.
         Raises SettingsError or ProblemsError: every problem at once, each naming its variable and origin.
         """
+        config, problems, _ = cls.examine(root, for_tests=for_tests)
+        if len(problems) > 1:
+            raise ProblemsError(problems)
+        if problems:
+            raise problems[0]
+        return config
+
+    @classmethod
+    def examine(
+        cls, root: Path, *, for_tests: bool = False
+    ) -> tuple[Self, Sequence[RagFactoryError], frozenset[str]]:
+        """Read the settings as far as they can be read.
+
+        Returns them, with the default of each that is wrong; every problem; and the variables that can't be
+        relied on, because of their own fault or because a file is unreadable that may set them.
+        """
+        # Code under test reads settings too: what a developer's .env says of databases is not for it.
+        in_test = os.environ.get("APP_ENV", "").strip().lower() == "test"
         files = {
             root / "tests" / ".env.test": _NAMES if for_tests else frozenset({"TEST_DATABASE_URL"}),
-            root / ".env": _NAMES,
+            root / ".env": _NAMES - _APPLICATION if in_test else _NAMES,
         }
-        found = read_sources(root, files, _NAMES)
-        try:
-            config = cls.model_validate({name.lower(): value.text for name, value in found.items()})
-        except ValidationError as error:
-            raise _together([_explain(detail, found) for detail in error.errors()]) from None
+        found, problems = read_sources(root, files, _NAMES)
+        doubtful = set(_NAMES) if problems else set()
+        values = {name.lower(): value.text for name, value in found.items()}
+        wrong = _validate(values)
+        for detail in wrong:
+            field = str(detail["loc"][0])
+            problems.append(_explain(detail, found))
+            doubtful.add(field.upper())
+            del values[field]
+        config = cls.model_validate(values)
         config._root = root
-        config._found = found
-        config._parse_urls()
-        return config
+        config._found = {name: value for name, value in found.items() if name.lower() in values}
+        for name, problem in config._parse_urls(doubtful):
+            problems.append(problem)
+            doubtful.add(name)
+        return config, problems, frozenset(doubtful)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _clean(cls, value: Any, info: ValidationInfo) -> Any:
+        """Take the white space around a value away, and refuse a URL, secrets and all, where none belongs."""
+        if not isinstance(value, str):
+            return value
+        if any(
+            "\ud800" <= character <= "\udfff" for character in value
+        ):  # how Python keeps undecodable bytes
+            raise ValueError("must be UTF-8 text")
+        if info.field_name == "db_password":
+            return value
+        if "://" in value and info.field_name not in _SECRETS:
+            raise ValueError("must not be a URL")
+        return value.strip().lower() if info.field_name == "app_env" else value.strip()
 
     @classmethod
     def settings_customise_sources(
@@ -167,24 +227,23 @@ class DatabaseConfig(BaseSettings):
                 values[variable] = "" if value is None else str(value)
         return values
 
-    def _parse_urls(self) -> None:
-        """Parse the URLs and hold them against the parts."""
-        problems: list[RagFactoryError] = []
-        for name in ("DATABASE_URL", "DATABASE_READ_URL", "TEST_DATABASE_URL"):
+    def _parse_urls(self, doubtful: Collection[str]) -> list[tuple[str, SettingsError]]:
+        """Parse the URLs and hold them against the parts. Returns each problem with what it spoils."""
+        problems: list[tuple[str, SettingsError]] = []
+        for name in URLS:
             text = getattr(self, name.lower())
             if text is None:
                 continue
             try:
                 self._urls[name] = self._parse_url(name, text.get_secret_value())
             except SettingsError as problem:
-                problems.append(problem)
-        given = [part.upper() for part in PARTS if part.upper() in self._found]
-        if self.database_url is None:
-            problems += self._take_parts(given)
-        elif self.url is not None:
-            problems += self._hold_against_url(self.url, given)
-        if problems:
-            raise _together(problems)
+                problems.append((name, problem))
+        given = [part for part in PARTS if part in self._found]
+        if self.url is not None:
+            problems += [("DATABASE_URL", problem) for problem in self._hold_against_url(self.url, given)]
+        elif self.database_url is None and not {"DATABASE_URL", "DB_HOST"} & set(doubtful):
+            problems += [("DATABASE_URL", problem) for problem in self._take_parts(given)]
+        return problems
 
     def _parse_url(self, name: str, text: str) -> DatabaseUrl:
         url = DatabaseUrl.parse(text, name=f"{name} ({self.origin(name)})")
@@ -195,7 +254,7 @@ class DatabaseConfig(BaseSettings):
             )
         return url
 
-    def _take_parts(self, given: Sequence[str]) -> Sequence[RagFactoryError]:
+    def _take_parts(self, given: Sequence[str]) -> Sequence[SettingsError]:
         """Make the URL of the parts. DB_NAME alone names the embedded server's database."""
         if self.db_host is None:
             lonely = [f"{name} ({self.origin(name)})" for name in given if name != "DB_NAME"]
@@ -203,20 +262,20 @@ class DatabaseConfig(BaseSettings):
                 return ()
             return (
                 SettingsError(
-                    f"{' and '.join(lonely)} set, but not DB_HOST.",
+                    f"Set without DB_HOST: {', '.join(lonely)}.",
                     fix="Set DB_HOST (this machine: localhost), or unset the others for the embedded server.",
                 ),
             )
         self._urls["DATABASE_URL"] = DatabaseUrl(
-            host=self.db_host,
+            host=self.db_host.lower() if not self.db_host.startswith("/") else self.db_host,
             port=self.db_port,
             database=self.db_name,
-            user=self.db_user or getpass.getuser(),
+            user=self.db_user or "",
             password=self.db_password.get_secret_value() if self.db_password else "",
         )
         return ()
 
-    def _hold_against_url(self, url: DatabaseUrl, given: Sequence[str]) -> Sequence[RagFactoryError]:
+    def _hold_against_url(self, url: DatabaseUrl, given: Sequence[str]) -> Sequence[SettingsError]:
         """Find the parts that contradict the URL."""
         in_url: dict[str, str] = {
             "DB_HOST": url.host,
@@ -229,7 +288,7 @@ class DatabaseConfig(BaseSettings):
         for name in given:
             part = getattr(self, name.lower())
             text = part.get_secret_value() if isinstance(part, SecretStr) else str(part)
-            if text == in_url[name]:
+            if text == in_url[name] or (name == "DB_HOST" and text.lower() == url.host.lower()):
                 continue
             differ = (
                 "" if name == "DB_PASSWORD" else f": {in_url[name] or 'none'} in the URL, {text} in {name}"
@@ -238,35 +297,44 @@ class DatabaseConfig(BaseSettings):
                 SettingsError(
                     f"DATABASE_URL ({self.origin('DATABASE_URL')}) and {name} ({self.origin(name)}) "
                     f"disagree{differ}.",
-                    fix=f"Remove {name}: the URL says it all.",
+                    fix=f"Remove {name} and let the URL say it, or give all in parts without DATABASE_URL.",
                 )
             )
         return problems
 
 
 _NAMES = frozenset(name.upper() for name in DatabaseConfig.model_fields)
+_APPLICATION = frozenset({"APP_ENV", "DATABASE_URL", "DATABASE_READ_URL", *PARTS})
+_SECRETS = frozenset(name.lower() for name in (*URLS, "DB_PASSWORD"))
 _REQUIREMENTS = {
     "bool_parsing": "must be true or false",
     "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "int_parsing_size": "must be a smaller number",
     "float_parsing": "must be a number",
+    "string_pattern_mismatch": "must be one host's name or address, or the absolute folder of its socket",
 }
 
 
-def _explain(detail: Any, found: dict[str, Found]) -> SettingsError:
+def _validate(values: Mapping[str, str]) -> Sequence[Any]:
+    """What pydantic finds wrong. Its exception is left here: it carries the values, passwords included."""
+    try:
+        DatabaseConfig.model_validate(values)
+    except ValidationError as error:
+        return error.errors()
+    return ()
+
+
+def _explain(detail: Any, found: Mapping[str, Found]) -> SettingsError:
     """One finding of pydantic's in our words."""
     name = str(detail["loc"][0])
     variable = name.upper()
     value = found[variable]
-    field = DatabaseConfig.model_fields[name]
-    requirement = _REQUIREMENTS.get(detail["type"]) or detail["msg"].replace("Input should", "must").replace(
-        "String should", "must"
-    )
-    secret = field.annotation in (SecretStr, SecretStr | None)
+    requirement = _REQUIREMENTS.get(detail["type"]) or detail["msg"].removeprefix("Value error, ").replace(
+        "Input should", "must"
+    ).replace("String should", "must")
+    shown = MASK if name in _SECRETS else repr(mask(value.text) if "://" in value.text else value.text)
     return SettingsError(
-        f"{variable} ({value.origin}) is {MASK if secret else repr(value.text)}: it {requirement}.",
-        fix=field.description,
+        f"{variable} ({value.origin}) is {shown}: it {requirement}.",
+        fix=DatabaseConfig.model_fields[name].description,
     )
-
-
-def _together(problems: Sequence[RagFactoryError]) -> RagFactoryError:
-    return problems[0] if len(problems) == 1 else ProblemsError(problems)

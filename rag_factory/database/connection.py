@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 APPLICATION_NAME = "rag-factory"
 # Databases that are there on every server, in the order in which to try them.
 MAINTENANCE_DATABASES = ("postgres", "template1")
+# An address that leaves one of these out means libpq's default, not what PGHOST or PGHOSTADDR happen to say:
+# those would lead a task to another server than the one it names.
+NO_ENVIRONMENT = {"host": "", "hostaddr": "", "port": ""}
 
 
 def connect(
@@ -31,7 +34,10 @@ def connect(
 
     Raises NotReadyError: the server, the login or the database is not there; says which.
     """
-    given = {"connect_timeout": str(connect_timeout_seconds), "application_name": APPLICATION_NAME}
+    given = NO_ENVIRONMENT | {
+        "connect_timeout": str(connect_timeout_seconds),
+        "application_name": APPLICATION_NAME,
+    }
     try:
         connection = psycopg.connect(**(given | url.libpq), autocommit=True)  # type: ignore[arg-type]
         connection.read_only = read_only

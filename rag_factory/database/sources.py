@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rag_factory.errors import ProblemsError, RagFactoryError, SettingsError
+from rag_factory.database.url import mask
+from rag_factory.errors import RagFactoryError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,53 +40,60 @@ class Found:
         return f"Found(origin={self.origin!r})"
 
 
-def read_sources(root: Path, files: Mapping[Path, frozenset[str]], names: frozenset[str]) -> dict[str, Found]:
+@dataclass(frozen=True)
+class _Value:
+    """A value in a file. literal: it stands in single quotes, where nothing is replaced."""
+
+    text: str
+    literal: bool
+
+
+def read_sources(
+    root: Path, files: Mapping[Path, frozenset[str]], names: frozenset[str]
+) -> tuple[dict[str, Found], list[RagFactoryError]]:
     """Read every setting of these names that is given somewhere. The environment wins, then earlier files.
 
     files: each with the names that may be taken from it.
     An empty value counts as not given. `${NAME}` and `${NAME:-default}` in a file are replaced from the
-    environment and the file itself. Old names are read with a RenamedSettingWarning.
-    Raises SettingsError or ProblemsError: a file can't be read, or a value refers to nothing.
+    environment, the file itself and the files after it. Old names are read with a RenamedSettingWarning.
+    Returns what was found, and what was wrong: a file that can't be read, a value that refers to nothing.
     """
-    wanted = _with_old_names(names)
-    layers = [{name: Found(text, ENVIRONMENT) for name, text in os.environ.items() if name in wanted}]
     problems: list[RagFactoryError] = []
-    for path, allowed in files.items():
+    layers = [{name: Found(text, ENVIRONMENT) for name, text in os.environ.items()}]
+    scope: dict[str, _Value] = {}
+    for path, allowed in reversed(list(files.items())):
+        shown = str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
         try:
-            shown = str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
-            layers.append(_expand(_read_file(path, shown), _with_old_names(allowed), shown))
+            values = _read_file(path, shown)
         except SettingsError as problem:
             problems.append(problem)
-    if problems:
-        raise problems[0] if len(problems) == 1 else ProblemsError(problems)
+            continue
+        scope |= {name: value for name, value in values.items() if value.text}
+        wanted = _with_old_names(allowed) & values.keys()
+        layers.insert(
+            1, _expand({name: values[name] for name in values if name in wanted}, scope, shown, problems)
+        )
+    wanted = _with_old_names(names)
     found: dict[str, Found] = {}
     for layer in reversed(layers):
-        found |= {name: value for name, value in layer.items() if value.text.strip()}
-    return _rename(found)
+        given = {name: value for name, value in layer.items() if name in wanted and value.text.strip()}
+        found |= _rename(given, problems)
+    return found, problems
 
 
 def _with_old_names(names: frozenset[str]) -> frozenset[str]:
     return names | {old for old, new in OLD_NAMES.items() if new in names}
 
 
-def _read_file(path: Path, shown: str) -> dict[str, str]:
+def _read_file(path: Path, shown: str) -> dict[str, _Value]:
     """Parse one dotenv file; a file that isn't there is empty."""
-    # Imported here: a process without such files, as in production, doesn't pay for the parser.
-    if not os.path.lexists(path):
+    text = _read_text(path, shown)
+    if not text:
         return {}
+    # Imported here: a process without such files, as in production, doesn't pay for the parser.
     from dotenv.parser import parse_stream
 
-    try:
-        with path.open(encoding="utf-8-sig") as stream:
-            bindings = list(parse_stream(stream))
-    except OSError as error:
-        raise SettingsError(
-            f"{shown} can't be read: {error.strerror}.", fix=f"Give this user the right to read {path}."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise SettingsError(
-            f"{shown} can't be read: byte {error.start} is not UTF-8.", fix="Save it as UTF-8."
-        ) from error
+    bindings = list(parse_stream(io.StringIO(text)))
     broken = [str(binding.original.line) for binding in bindings if binding.error]
     if broken:
         # The line itself may hold a password, so only its number is told.
@@ -92,51 +101,94 @@ def _read_file(path: Path, shown: str) -> dict[str, str]:
             f"{shown} can't be read: line {', '.join(broken)} is not NAME=value.",
             fix='Put values with spaces, quotes or # in double quotes: NAME="value".',
         )
-    return {binding.key: binding.value or "" for binding in bindings if binding.key}
+    values = {}
+    for binding in bindings:
+        if binding.key:
+            raw = binding.original.string.partition("=")[2]
+            values[binding.key] = _Value(binding.value or "", raw.lstrip().startswith("'"))
+    return values
 
 
-def _expand(values: Mapping[str, str], wanted: frozenset[str], shown: str) -> dict[str, Found]:
-    """Replace the references in a file's values."""
-    missing: dict[str, str] = {}
+def _read_text(path: Path, shown: str) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)) and not path.is_symlink():
+            return ""
+        raise SettingsError(
+            f"{shown} can't be read: {error.strerror}.", fix=f"Make {path} a file that this user can read."
+        ) from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # Not as its cause: that holds the whole file, passwords included.
+        fault = f"byte {error.start} is not UTF-8"
+    else:
+        if "\0" not in text:
+            return text.replace("\r\n", "\n")
+        fault = "it holds a NUL byte"
+    raise SettingsError(f"{shown} can't be read: {fault}.", fix="Save it as UTF-8.")
 
-    def expand(name: str, text: str, inside: tuple[str, ...]) -> str:
+
+def _expand(
+    values: Mapping[str, _Value], scope: Mapping[str, _Value], shown: str, problems: list[RagFactoryError]
+) -> dict[str, Found]:
+    """Replace the references in a file's values. Leaves out a value that refers to nothing."""
+    missing: list[str] = []
+
+    def expand(name: str, value: _Value, inside: tuple[str, ...], secret: bool) -> str:
+        if value.literal:
+            return value.text
+        may_be_secret = "://" in value.text or "PASSWORD" in name
+        visible = mask(value.text) if may_be_secret else value.text
+
         def resolve(match: re.Match[str]) -> str:
             other, default = match.groups()
-            if os.environ.get(other):
-                return os.environ[other]
-            if values.get(other) and other not in inside:
-                return expand(other, values[other], (*inside, other))
-            if default is None:
-                missing[other] = name
+            hidden = secret or match.group() not in visible
+            known = other in scope and other not in inside
+            text = os.environ.get(other) or (known and expand(other, scope[other], (*inside, other), hidden))
+            if text:
+                return text
+            if default is None and not known:
+                # A password with a "${" of its own is no reference, and no part of it is told.
+                missing.append(f"{inside[0]} uses {'${…} in its password' if hidden else match.group()}")
             return default or ""
 
-        return _REFERENCE.sub(resolve, text)
+        return _REFERENCE.sub(resolve, value.text)
 
-    expanded = {name: expand(name, text, (name,)) for name, text in values.items() if name in wanted}
+    found = {}
+    for name, value in values.items():
+        before = len(missing)
+        text = expand(name, value, (name,), secret=False)
+        if len(missing) == before:
+            found[name] = Found(text, shown)
     if missing:
-        listed = ", ".join(f"{name} uses ${{{other}}}" for other, name in missing.items())
-        raise SettingsError(
-            f"{shown} refers to a variable that is not set: {listed}.",
-            fix=f"Set {' and '.join(missing)} in the environment or in {shown}.",
+        problems.append(
+            SettingsError(
+                f"{shown} refers to a variable that is not set: {', '.join(missing)}.",
+                fix=f"Set it in the environment or in {shown}; a password with a ${{ goes in single quotes.",
+            )
         )
-    return {name: Found(text, shown) for name, text in expanded.items()}
+    return found
 
 
-def _rename(found: dict[str, Found]) -> dict[str, Found]:
+def _rename(given: dict[str, Found], problems: list[RagFactoryError]) -> dict[str, Found]:
     """Move values given under old names to their new ones."""
     for old, new in OLD_NAMES.items():
-        if old not in found:
+        if old not in given:
             continue
-        value = found.pop(old)
-        if new in found and found[new].text != value.text:
-            raise SettingsError(
-                f"{new} ({found[new].origin}) and its old name {old} ({value.origin}) disagree.",
-                fix=f"Remove {old}.",
-            )
+        value = given.pop(old)
         warnings.warn(
             f"{old} ({value.origin}) is the old name of {new}. Rename it: the old name will go.",
             RenamedSettingWarning,
             stacklevel=2,
         )
-        found.setdefault(new, Found(value.text, f"{value.origin}, as {old}"))
-    return found
+        if new in given and given[new].text.strip() != value.text.strip():
+            problems.append(
+                SettingsError(
+                    f"{new} ({given[new].origin}) and its old name {old} ({value.origin}) disagree.",
+                    fix=f"Remove {old}.",
+                )
+            )
+        given.setdefault(new, Found(value.text, f"{value.origin}, as {old}"))
+    return given

@@ -10,11 +10,18 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 from rag_factory.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 SCHEMES = ("postgres", "postgresql")
 MASK = "***"
-_SECRET_OPTIONS = ("password", "sslpassword")
+_SECRET_OPTIONS = ("password", "sslpassword", "oauth_client_secret")
+_SSL_MODES = {"true": "require", "false": "disable"}
+_PLAIN_HOST = re.compile(r"[A-Za-z0-9._-]*|[0-9A-Fa-f:.]+")
+_THIS_MACHINE = ("", "localhost", "127.0.0.1", "::1")
+_PORT = re.compile(r"[1-9][0-9]{0,4}")
+_NO_PORT = re.compile(r"^(\[[^]/?]*\]|[^:/?]*):(?!\d{0,5}(?:[/?]|$)).*", re.DOTALL)
+_WRONG_PORT = "its port is not a number from 1 to 65535"
+_SEVERAL_HOSTS = "it names several hosts"
 _FORM = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 
 
@@ -39,46 +46,29 @@ class DatabaseUrl:
     def parse(cls, text: str, *, name: str = "The database URL") -> DatabaseUrl:
         """Read a URL in any spelling: postgres://, postgresql://, or with a `+driver`.
 
+        An option that names what the URL names as well, such as `?host=`, wins over it, as with libpq.
         name: the setting it came from, for the message.
         Raises SettingsError: not such a URL. The message holds no password, however broken the URL.
         """
         text = text.strip()
-
-        def malformed(what: str) -> SettingsError:
-            return SettingsError(
-                f"{name} is malformed: {what}: {mask(text)}.",
+        fault = _find_fault(text)
+        if fault is not None:
+            raise SettingsError(
+                f"{name} is malformed: {fault}: {mask(text)}.",
                 fix=f"Write it as {_FORM}, with special characters in the password percent-encoded.",
             )
-
-        scheme, separator, _ = text.partition("://")
-        if not separator or scheme.lower().partition("+")[0] not in SCHEMES:
-            raise malformed("it does not start with postgresql://")
-        if any(character.isspace() or ord(character) < ord(" ") for character in text):
-            raise malformed("it holds white space")
-        try:
-            parts = urlsplit(text)
-            port = parts.port
-        except ValueError:
-            # The text of the port may be a piece of a password with a "/" or "#" in it: never shown.
-            raise malformed("its port is not a number from 1 to 65535") from None
-        if "," in parts.netloc.rpartition("@")[2]:
-            raise malformed("it names several hosts")
-        if parts.fragment or "#" in text:
-            raise malformed("it holds a bare #")
-        if "@" in parts.path or port == 0:
-            raise malformed("its host and port can't be told apart from its password")
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        parts = urlsplit(text)
+        options = _options(parts.query)
         if "ssl" in options:  # asyncpg's word for it
-            options.setdefault("sslmode", options.pop("ssl"))
-        database = unquote(parts.path.removeprefix("/")) or options.pop("dbname", "")
-        if "\0" in unquote(text):
-            raise malformed("it holds a NUL byte")
+            ssl = options.pop("ssl")
+            options.setdefault("sslmode", _SSL_MODES.get(ssl.lower(), ssl))
+        port = options.pop("port", "") or parts.port
         return cls(
-            host=unquote(parts.hostname or "") or options.pop("host", ""),
-            port=port or _port(options.pop("port", None), malformed),
-            database=database,
-            user=unquote(parts.username or "") or options.pop("user", ""),
-            password=unquote(parts.password or "") or options.pop("password", ""),
+            host=options.pop("host", "") or unquote(parts.hostname or ""),
+            port=int(port) if port else None,
+            database=options.pop("dbname", "") or unquote(parts.path.removeprefix("/")),
+            user=options.pop("user", "") or unquote(parts.username or ""),
+            password=options.pop("password", "") or unquote(parts.password or ""),
             options=options,
         )
 
@@ -129,26 +119,24 @@ class DatabaseUrl:
 
     def same_database(self, other: DatabaseUrl) -> bool:
         """Whether both name one database, as far as their text tells."""
-        return (_host(self.host), self.port or 5432, self.database) == (
-            _host(other.host),
-            other.port or 5432,
-            other.database,
-        )
+        return self._place() == other._place()
 
     def __str__(self) -> str:
         return self.masked
 
+    def _place(self) -> tuple[str, int, str]:
+        host = (self.options.get("hostaddr") or self.host).lower()
+        return "localhost" if host in _THIS_MACHINE else host, self.port or 5432, self.database
+
     def _write(self, scheme: str, password: str, options: Mapping[str, str]) -> str:
         options = dict(options)
         host = self.host
-        if host.startswith("/"):
-            # A folder in a URL's authority is not read alike everywhere; as an option it is.
+        if not _PLAIN_HOST.fullmatch(host):
+            # A folder or a zone (%eth0) before the path is not read alike everywhere; as an option it is.
             options = {"host": host, **options}
             host = ""
         elif ":" in host:
             host = f"[{host}]"
-        else:
-            host = quote(host, safe="")
         if self.port is not None and not host:
             options["port"] = str(self.port)
         login = quote(self.user, safe="")
@@ -165,33 +153,87 @@ def mask(text: str) -> str:
     """Replace whatever could be the password in a setting's text that may be a URL.
 
     Works on malformed URLs: from the first `:` after the scheme to the last `@`, all is masked; without
-    an `@`, all from that `:` on; without a scheme, everything.
+    an `@`, all from that `:` on; a port that is no number; all options; without a scheme, everything.
     """
     scheme, separator, rest = text.partition("://")
-    if not separator:
+    if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
         return MASK
     login, at, place = rest.rpartition("@")
     user, colon, _ = (login if at else rest).partition(":")
+    # A port that is none may be a password in the wrong place.
+    place = _NO_PORT.sub(rf"\1:{MASK}", place) if at else ""
     if colon:
         user += f":{MASK}"
-    if at:
-        return f"{scheme}://{user}@{_mask_options(place)}"
-    return f"{scheme}://{user if colon else _mask_options(rest)}"
+    address, question, _ = (user + at + place if at or colon else rest).partition("?")
+    shown = f"{scheme}://{address}" + f"?{MASK}" * bool(question)
+    return "".join(character if character.isprintable() else "?" for character in shown)
 
 
-def _mask_options(text: str) -> str:
-    """Mask passwords among a URL's query options."""
-    return re.sub(r"((?:ssl)?password=)[^&\s]*", rf"\1{MASK}", text)
+def _find_fault(text: str) -> str | None:
+    """Say what makes the text no URL of a PostgreSQL database; None when it is one."""
+    scheme, separator, _ = text.partition("://")
+    if not separator or scheme.lower().partition("+")[0] not in SCHEMES:
+        return "it does not start with postgresql://"
+    if any(character.isspace() or ord(character) < ord(" ") for character in text):
+        return "it holds white space"
+    blurred = "its host and port can't be told apart from its password"
+    # What Python says of a wrong URL may hold a piece of a password, so it is left alone.
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return blurred
+    try:
+        port = parts.port
+    except ValueError:
+        return _WRONG_PORT
+    if port == 0:
+        return _WRONG_PORT
+    if "@" in parts.path or ("@" in parts.query and "@" not in parts.netloc):
+        return blurred
+    if "#" in text:
+        return "it holds a bare #"
+    host = parts.netloc.rpartition("@")[2]
+    if "${" in host:
+        return "its host holds a ${…}, which is replaced in a file only, and not in single quotes"
+    if "," in host:
+        return _SEVERAL_HOSTS
+    try:
+        decoded = unquote(text, errors="strict")
+        option_fault = _find_option_fault(parts.query)
+    except UnicodeDecodeError:
+        return "its percent-encoding is not that of UTF-8"
+    return "it holds a NUL byte" if "\0" in decoded else option_fault
 
 
-def _host(host: str) -> str:
-    """Map the names of this machine to one."""
-    return "localhost" if host.lower() in {"", "localhost", "127.0.0.1", "::1"} else host.lower()
+def _find_option_fault(query: str) -> str | None:
+    if ";" in query:
+        return "its options are parted by ; instead of &"
+    options = _options(query)
+    for option in options:
+        if not _is_option(option):
+            # What follows a bare & in a password looks like an option too.
+            told = "" if "password" in query.lower() or "@" in query else f" {option!r}"
+            return f"it has an option{told} that PostgreSQL does not know"
+    if "port" in options and not (_PORT.fullmatch(options["port"]) and int(options["port"]) <= 65535):  # noqa: PLR2004
+        return _WRONG_PORT
+    return _SEVERAL_HOSTS if "," in options.get("host", "") else None
 
 
-def _port(text: str | None, malformed: Callable[[str], SettingsError]) -> int | None:
-    if text is None:
-        return None
-    if text.isascii() and text.isdigit() and 0 < int(text) <= 65535:  # noqa: PLR2004
-        return int(text)
-    raise malformed("its port is not a number from 1 to 65535")
+def _options(query: str) -> dict[str, str]:
+    """The options of a URL. Unlike in a web form, a + is a plus: libpq reads it so."""
+    return dict(parse_qsl(query.replace("+", "%2B"), keep_blank_values=True, errors="strict"))
+
+
+def _is_option(name: str) -> bool:
+    """Whether libpq knows a connection option of this name."""
+    # Imported here: most URLs have no options, and reading them needs no driver.
+    from psycopg import Error
+    from psycopg.pq import Conninfo
+
+    if name == "ssl" or not re.fullmatch(r"[a-z_]+", name):
+        return name == "ssl"
+    try:
+        Conninfo.parse(f"{name}=''".encode())
+    except Error:
+        return False
+    return True

@@ -9,7 +9,7 @@ import psycopg
 from psycopg import errors, sql
 
 from rag_factory.database.connection import MAINTENANCE_DATABASES, connect, connect_maintenance, translate
-from rag_factory.errors import ExtensionError, RefusedError, UsageError
+from rag_factory.errors import ExtensionError, RefusedError
 from rag_factory.migrate.state import check_pgvector
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from rag_factory.migrate.project import Project
     from rag_factory.migrate.target import Target
 
-NAME_LIMIT_BYTES = 63
 # Two sessions that create the same thing at once: the slower one gets a duplicate, of one kind or the other.
 _ALREADY_THERE = (errors.DuplicateDatabase, errors.DuplicateObject, errors.UniqueViolation)
 
@@ -31,12 +30,6 @@ def create_database(target: Target, project: Project) -> list[str]:
     Raises NotReadyError: the server, the right to create, or an extension is missing.
     """
     name = target.url.database
-    if len(name.encode()) > NAME_LIMIT_BYTES:
-        raise UsageError(
-            f"The database name {name} is {len(name.encode())} bytes long; PostgreSQL would cut it at "
-            f"{NAME_LIMIT_BYTES}.",
-            fix="Choose a shorter one.",
-        )
     created = []
     timeout = target.config.db_connect_timeout_seconds
     with connect_maintenance(target.url, connect_timeout_seconds=timeout) as server, _translated(target.url):

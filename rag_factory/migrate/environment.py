@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import sys
+from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from logging.config import fileConfig
 from pathlib import Path
+from traceback import extract_tb
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from alembic import context
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import NullPool, create_engine
+from sqlalchemy import Engine, NullPool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from rag_factory.database.config import DatabaseConfig
-from rag_factory.database.connection import APPLICATION_NAME, translate
+from rag_factory.database.connection import APPLICATION_NAME, NO_ENVIRONMENT, translate
 from rag_factory.database.url import DatabaseUrl
-from rag_factory.errors import RagFactoryError
+from rag_factory.errors import HistoryError, NotReadyError, RagFactoryError
 from rag_factory.migrate.project import Project
 from rag_factory.migrate.target import reach
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from alembic.config import Config
     from sqlalchemy import Connection, MetaData
 
 # Both wildcards are needed: a list replaces Alembic's own, and without ours functions, triggers and views
@@ -91,29 +96,96 @@ def run_environment(
 def open_connection(url: DatabaseUrl, config: DatabaseConfig) -> Iterator[Connection]:
     """Open one connection for migrations: no pool, and the settings' timeouts set on the session.
 
+    They are set on every other session too that is opened meanwhile: an env.py may open its own.
     Raises NotReadyError: the database can't be reached.
     """
-    arguments = {
-        "application_name": APPLICATION_NAME,
-        "connect_timeout": config.db_connect_timeout_seconds,
-    }
+    given = {"application_name": APPLICATION_NAME, "connect_timeout": config.db_connect_timeout_seconds}
     engine = create_engine(
-        url.sqlalchemy,
-        poolclass=NullPool,
-        connect_args={name: value for name, value in arguments.items() if name not in url.options},
+        "postgresql+psycopg://", poolclass=NullPool, connect_args=NO_ENVIRONMENT | given | url.libpq
     )
+    with _timeouts(config):
+        try:
+            connection = engine.connect()
+        except DBAPIError as error:
+            raise translate(error.orig or error, url) from error
+        with connection:
+            yield connection
+
+
+def load_scripts(config: Config) -> ScriptDirectory:
+    """Load the project's revisions, running their files.
+
+    Raises HistoryError: one can't be loaded. Raises NotReadyError: their folder isn't there.
+    """
     try:
-        connection = engine.connect()
-    except DBAPIError as error:
-        raise translate(error.orig or error, url) from error
-    with connection:
-        for name, seconds in (
-            ("lock_timeout", config.db_lock_timeout_seconds),
-            ("statement_timeout", config.db_statement_timeout_seconds),
-        ):
-            connection.exec_driver_sql(f"SET {name} = '{round(seconds * 1000)}ms'")
+        scripts = ScriptDirectory.from_config(config)
+    except CommandError as error:
+        raise NotReadyError(f"The Alembic environment can't be used: {reason(error)}.") from error
+    try:
+        with redirect_stdout(sys.stderr):
+            scripts.get_heads()
+    except (Exception, SystemExit) as error:
+        raise HistoryError(f"The revisions can't be loaded: {reason(error)}.", fix="Correct them.") from error
+    return scripts
+
+
+@contextmanager
+def explained(what: str, url: DatabaseUrl, *let_through: type[Exception]) -> Iterator[None]:
+    """Turn whatever Alembic, an env.py or a revision raises in the body into an error of ours.
+
+    what: what was tried, as the beginning of "… failed: reason". What they print goes to stderr: our stdout
+    is for data.
+    """
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except (DBAPIError, psycopg.Error) as error:
+        problem = translate(getattr(error, "orig", None) or error, url)
+        raise type(problem)(f"{what} failed: {problem.what}", fix=problem.fix) from error
+    except (Exception, SystemExit) as error:
+        # An env.py and a revision are anybody's code.
+        if isinstance(error, (RagFactoryError, *let_through)):
+            raise
+        failure = f"{what} failed: {reason(error)}."
+        if isinstance(error, CommandError) and "Did not locate plugins" in failure:
+            raise NotReadyError(
+                failure, fix="Install the extra: pip install 'rag-factory[autogenerate]'"
+            ) from error
+        raise RagFactoryError(failure) from error
+
+
+def reason(error: BaseException) -> str:
+    """Why somebody else's code failed: Alembic's own words, or the error with its place in their file."""
+    text = " ".join(str(error).split()).rstrip(".")
+    if isinstance(error, CommandError):
+        return text
+    frames = [frame for frame in extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {text}{place}"
+
+
+@contextmanager
+def _timeouts(config: DatabaseConfig) -> Iterator[None]:
+    """Set the settings' timeouts on each connection that SQLAlchemy opens in the body."""
+    lock, statement = (
+        f"{round(seconds * 1000)}ms"
+        for seconds in (config.db_lock_timeout_seconds, config.db_statement_timeout_seconds)
+    )
+
+    def set_timeouts(connection: Any, _: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute(
+            f"SELECT set_config('lock_timeout', '{lock}', false),"
+            f" set_config('statement_timeout', '{statement}', false)"
+        )
+        cursor.close()
         connection.commit()
-        yield connection
+
+    event.listen(Engine, "connect", set_timeouts)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "connect", set_timeouts)
 
 
 @contextmanager

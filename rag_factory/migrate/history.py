@@ -58,9 +58,9 @@ class History:
         """
         folder = project.versions_folder
         if folder is not None and folder.is_dir():
-            read = [_read_file(path) for path in sorted(folder.glob("*.py"))]
+            read = [_read_file(path) for path in folder.glob("*.py") if path.name != "__init__.py"]
             if None not in read:
-                return cls(revision for revision in read if isinstance(revision, Revision) and revision.id)
+                return cls(revision for revision in read if revision is not None)
         return cls(_read_through_alembic(project))
 
     @cached_property
@@ -142,38 +142,21 @@ class History:
 
         Raises UsageError: the database doesn't stand on the target.
         """
-        applied = self.lineage(current)
+        applied = self.newest(current)
         if target is None:
-            gone = applied
-        elif target in applied:
-            gone = self._descendants(target) & applied
-        else:
+            return applied
+        if target not in {revision.id for revision in applied}:
             raise UsageError(
                 f"The database is not at or past {target}: it is at {', '.join(current) or 'base'}.",
                 fix=f"To go forward: invoke db.migrate --to {target}",
             )
-        return [revision for id_, revision in reversed(self.revisions.items()) if id_ in gone]
+        gone = self._descendants(target)
+        return [revision for revision in applied if revision.id in gone]
 
-    def steps_down(self, current: Sequence[str], steps: int) -> str | None:
-        """The revision that is `steps` before the current one; None for base.
-
-        Raises UsageError: there are not so many, or the way down forks.
-        """
-        if steps < 1:
-            raise UsageError(f"--steps is {steps}, and must be 1 or more.")
-        at = list(current)
-        for done in range(steps):
-            if not at:
-                raise UsageError(
-                    f"--steps is {steps}, but only {done} {'is' if done == 1 else 'are'} applied.",
-                    fix="To take all back: invoke db.rollback --all",
-                )
-            if len(at) > 1 or len(self.revisions[at[0]].parents) > 1:
-                raise UsageError(
-                    f"The way down forks at {', '.join(at)}.", fix="Name the revision to go to: --to REVISION"
-                )
-            at = list(self.revisions[at[0]].parents)
-        return at[0] if at else None
+    def newest(self, current: Sequence[str]) -> list[Revision]:
+        """What is applied in a database at `current`, newest first: none comes before one it stands on."""
+        applied = self.lineage(current)
+        return [revision for id_, revision in reversed(self.revisions.items()) if id_ in applied]
 
     def _descendants(self, id_: str) -> set[str]:
         """All revisions that stand on this one, without itself."""
@@ -219,7 +202,7 @@ class History:
 
 
 def _read_file(path: Path) -> Revision | None:
-    """Read one file without running it; None when a value is computed; an empty id when it is no revision."""
+    """Read one file without running it; None when that doesn't tell its id, or a value is computed."""
     try:
         tree = ast.parse(path.read_bytes(), filename=path.name)
     except (SyntaxError, ValueError, OSError) as error:
@@ -237,9 +220,11 @@ def _read_file(path: Path) -> Revision | None:
                 values[target.id] = ast.literal_eval(value)
             except ValueError:
                 return None
+    if not values.get("revision"):
+        return None
     message = (ast.get_docstring(tree) or "").partition("\n")[0]
     return Revision(
-        id=str(values.get("revision") or ""),
+        id=str(values["revision"]),
         parents=_tuple(values.get("down_revision")),
         depends_on=_tuple(values.get("depends_on")),
         labels=_tuple(values.get("branch_labels")),
@@ -249,21 +234,21 @@ def _read_file(path: Path) -> Revision | None:
 
 
 def _read_through_alembic(project: Project) -> list[Revision]:
+    import warnings
     from pathlib import Path
 
-    from alembic.script import ScriptDirectory
-    from alembic.util import CommandError
+    from rag_factory.migrate.environment import load_scripts
 
-    try:
-        scripts = list(ScriptDirectory.from_config(project.alembic_config(None)).walk_revisions())
-    except (CommandError, ImportError, SyntaxError) as error:
-        raise HistoryError(f"The revisions can't be read: {error}.", fix="Correct them.") from error
+    with warnings.catch_warnings():
+        # Alembic would go on with one of the two.
+        warnings.filterwarnings("error", message="Revision .* is present more than once")
+        scripts = load_scripts(project.alembic_config(None)).walk_revisions()
     return [
         Revision(
             id=script.revision,
             parents=_tuple(script.down_revision),
             depends_on=_tuple(script.dependencies),
-            labels=tuple(sorted(script.module.branch_labels or ())),
+            labels=_tuple(getattr(script.module, "branch_labels", None)),
             message=(script.doc or "").partition("\n")[0],
             path=Path(script.path),
         )

@@ -70,8 +70,10 @@ class Project:
 
     def alembic_option(self, name: str) -> str | None:
         """One option of alembic.ini's main section; None when it isn't set there."""
-        value = self._alembic_section.get(name)
-        return value if isinstance(value, str) else None
+        try:
+            return self._ini.get("alembic", name, fallback=None)
+        except configparser.Error as error:
+            raise self._unreadable(error) from error
 
     @property
     def versions_folder(self) -> Path | None:
@@ -81,6 +83,19 @@ class Project:
         if not location or ":" in location or any(self.alembic_option(name) for name in special):
             return None
         return self.root / location / "versions"
+
+    @property
+    def script_folders(self) -> list[Path]:
+        """All folders that migrations are made of: the script folder, and version folders elsewhere."""
+        location = self.alembic_option("script_location")
+        if location and ":" not in location and not self.alembic_option("version_locations"):
+            return [self.root / location]
+        from pathlib import Path
+
+        from alembic.script import ScriptDirectory
+
+        scripts = ScriptDirectory.from_config(self.alembic_config(None))
+        return [Path(scripts.dir), *(Path(folder) for folder in scripts._version_locations)]
 
     def alembic_config(self, url: DatabaseUrl | None) -> Config:
         """Alembic's own view of the project, quiet, with the address to work on.
@@ -106,16 +121,18 @@ class Project:
         return config
 
     @cached_property
-    def _alembic_section(self) -> dict[str, Any]:
-        if self.ini is None:
-            return {}
+    def _ini(self) -> configparser.ConfigParser:
         parser = configparser.ConfigParser({"here": self.root.as_posix()})
-        try:
-            parser.read_string(self.ini.read_text(encoding="utf-8"), source=INI)
-            return dict(parser.items("alembic"))
-        except (OSError, UnicodeDecodeError, configparser.Error) as error:
-            reason = " ".join(str(error).split())
-            raise SettingsError(f"{self.ini} can't be read: {reason}.", fix="Correct the file.") from error
+        if self.ini is not None:
+            try:
+                parser.read_string(self.ini.read_text(encoding="utf-8"), source=INI)
+            except (OSError, UnicodeDecodeError, configparser.Error) as error:
+                raise self._unreadable(error) from error
+        return parser
+
+    def _unreadable(self, error: Exception) -> SettingsError:
+        reason = " ".join(str(error).split())
+        return SettingsError(f"{self.ini} can't be read: {reason}.", fix="Correct the file.")
 
     def _setting(self, name: str, kind: type, default: Any) -> Any:
         value = self.pyproject.get("rag_factory", {}).get(name, default)

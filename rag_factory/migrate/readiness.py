@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rag_factory.database.config import DatabaseConfig
-from rag_factory.database.connection import connect_maintenance
-from rag_factory.errors import ProblemsError, RagFactoryError, SettingsError
+from rag_factory.database.config import PARTS, DatabaseConfig
+from rag_factory.database.connection import connect, connect_maintenance
+from rag_factory.errors import (
+    ExtensionError,
+    ProblemsError,
+    RagFactoryError,
+    ServerError,
+    SettingsError,
+)
 from rag_factory.migrate.history import History
 from rag_factory.migrate.project import Project
-from rag_factory.migrate.state import read_state
+from rag_factory.migrate.state import OLDEST_POSTGRESQL, check_pgvector, read_state
 from rag_factory.migrate.target import Target, embedded_server, embedded_url, reach
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
     from pathlib import Path
+
+    import psycopg
+
+    from rag_factory.database.url import DatabaseUrl
+
+# What decides which server is asked.
+_ADDRESS = {"APP_ENV", "DATABASE_URL", "EMBEDDED_DATA_FOLDER", "POSTGRES_BIN_FOLDER", *PARTS}
 
 
 @dataclass(frozen=True)
@@ -28,25 +42,41 @@ class Check:
 
 
 def check_environment(root: Path) -> list[Check]:
-    """Look at settings, history, server, database and test database; all of them, whatever fails."""
+    """Look at settings, history, server, database and test database; all of them, whatever fails.
+
+    A check that could only fail because another one did, or that nothing is set for, is left out.
+    """
     project = Project(root)
-    checks = [_check("history", lambda: _history(project))]
-    try:
-        config = DatabaseConfig.load(root)
-    except RagFactoryError as error:
-        # Without settings it isn't known which server to ask.
-        return [Check("settings", problems=_all(error)), *checks]
-    checks.insert(0, Check("settings", f"APP_ENV is {config.app_env}"))
-    try:
-        target = reach(config)
-    except RagFactoryError as error:
-        checks.append(Check("server", problems=_all(error)))
-    else:
-        checks.append(_check("server", lambda: _server(target)))
-        if not checks[-1].problems:
-            checks.append(_check("database", lambda: _database(target, project)))
-    checks.append(_check("test database", lambda: _test_database(config)))
+    config, problems, doubtful = DatabaseConfig.examine(root)
+    given = "" if problems else f"APP_ENV is {config.app_env}"
+    checks = [Check("settings", given, tuple(problems)), _check("history", lambda: _history(project))]
+    target = None
+    if not _ADDRESS & doubtful:
+        try:
+            target = reach(config)
+        except RagFactoryError as error:
+            checks.append(Check("server", problems=_all(error)))
+    if target is not None:
+        checks += _check_target(target, project)
+    if config.read_url is not None and config.read_url != config.url:
+        checks.append(_check("read replica", lambda: _read_replica(config)))
+    if "TEST_DATABASE_URL" not in doubtful:
+        checks.append(_check("test database", lambda: _test_database(config)))
     return checks
+
+
+def _check_target(target: Target, project: Project) -> list[Check]:
+    server = _check("server", lambda: _server(target))
+    if server.problems:
+        return [server]
+    installed = None
+    try:
+        installed = read_state(target, project).pgvector
+        database = Check("database", target.url.database)
+    except RagFactoryError as error:
+        database = Check("database", problems=_all(error))
+    extensions = _check("extensions", lambda: _extensions(target, project, installed))
+    return [server, database, extensions]
 
 
 def _check(name: str, look: Callable[[], str]) -> Check:
@@ -66,17 +96,45 @@ def _history(project: Project) -> str:
 
 
 def _server(target: Target) -> str:
-    timeout = target.config.db_connect_timeout_seconds
-    with connect_maintenance(target.url, connect_timeout_seconds=timeout) as connection:
-        version = connection.info.parameter_status("server_version") or ""
+    with _maintenance(target.config, target.url) as connection:
+        version = (connection.info.parameter_status("server_version") or "").split()[0]
+        major = connection.info.server_version // 10000
     where = "embedded" if target.server else target.url.server
-    return f"PostgreSQL {version.split()[0]}, {where}"
+    if major < OLDEST_POSTGRESQL:
+        raise ServerError(
+            f"PostgreSQL {version} of {where} is older than {OLDEST_POSTGRESQL}.", fix="Upgrade the server."
+        )
+    return f"PostgreSQL {version}, {where}"
 
 
-def _database(target: Target, project: Project) -> str:
-    state = read_state(target, project)
-    state.check(project, target.place)
-    return f"{target.url.database}, pgvector {state.pgvector or 'not created yet'}"
+def _extensions(target: Target, project: Project, installed: str | None) -> str:
+    """Check what the project needs: in the database, or to be had when it is created."""
+    with _maintenance(target.config, target.url) as connection:
+        query = "SELECT name, default_version FROM pg_available_extensions"
+        available = dict(connection.execute(query).fetchall())
+    problems: list[RagFactoryError] = []
+    for name in project.extensions:
+        try:
+            if name == "vector":
+                check_pgvector(installed, available.get(name), project.minimum_pgvector, target.place)
+            elif name not in available:
+                raise ExtensionError(
+                    f"The extension {name} is missing on the server of {target.place}.",
+                    fix="Install it there.",
+                )
+        except ExtensionError as problem:
+            problems.append(problem)
+    if problems:
+        raise ProblemsError(problems)
+    return (
+        f"pgvector {installed}" if installed else f"to be created: {', '.join(project.extensions) or 'none'}"
+    )
+
+
+def _read_replica(config: DatabaseConfig) -> str:
+    assert config.read_url is not None  # noqa: S101 - the caller looked
+    with connect(config.read_url, connect_timeout_seconds=config.db_connect_timeout_seconds):
+        return f"{config.read_url}"
 
 
 def _test_database(config: DatabaseConfig) -> str:
@@ -86,12 +144,33 @@ def _test_database(config: DatabaseConfig) -> str:
     real = config.url
     if real is None and not config.protected and (address := embedded_server(config).status().address):
         real = embedded_url(address, config.db_name)
-    if url.database and real is not None and url.same_database(real):
-        raise SettingsError(
-            f"TEST_DATABASE_URL ({config.origin('TEST_DATABASE_URL')}) leads to the application's database "
-            f"{real}: the tests would destroy it.",
-            fix="Give it a database of its own, such as app_test.",
-        )
-    timeout = config.db_connect_timeout_seconds
-    with connect_maintenance(url, connect_timeout_seconds=timeout):
-        return f"{url}"
+    if real is not None and url.same_database(real):
+        raise _leads_to_real(config, real)
+    started = _server_start(config, url)
+    if real is not None and url.database == real.database:
+        try:
+            same = _server_start(config, real) == started
+        except RagFactoryError:
+            same = False  # the check of the server tells it
+        if same:
+            raise _leads_to_real(config, real)
+    return f"{url}"
+
+
+def _server_start(config: DatabaseConfig, url: DatabaseUrl) -> datetime | None:
+    """When the server started, to the microsecond: it tells servers apart that have many names."""
+    with _maintenance(config, url) as connection:
+        row = connection.execute("SELECT pg_postmaster_start_time()").fetchone()
+        return row[0] if row else None
+
+
+def _leads_to_real(config: DatabaseConfig, real: DatabaseUrl) -> SettingsError:
+    return SettingsError(
+        f"TEST_DATABASE_URL ({config.origin('TEST_DATABASE_URL')}) leads to the application's database "
+        f"{real}: the tests would destroy it.",
+        fix="Give it a database of its own, such as app_test.",
+    )
+
+
+def _maintenance(config: DatabaseConfig, url: DatabaseUrl) -> psycopg.Connection[tuple[Any, ...]]:
+    return connect_maintenance(url, connect_timeout_seconds=config.db_connect_timeout_seconds)

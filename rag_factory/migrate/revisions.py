@@ -2,79 +2,99 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alembic import command
-from alembic.util import CommandError
-from sqlalchemy.exc import DBAPIError
 
-from rag_factory.database.connection import translate
-from rag_factory.errors import HistoryError, RagFactoryError
-from rag_factory.migrate.environment import open_connection
+from rag_factory.database.url import DatabaseUrl
+from rag_factory.errors import NotReadyError, UsageError
+from rag_factory.migrate.environment import explained, load_scripts, open_connection
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from alembic.script import Script
+    from alembic.config import Config
 
     from rag_factory.migrate.project import Project
     from rag_factory.migrate.target import Target
+
+
+class _NothingToWriteError(Exception):
+    """The comparison found no difference."""
 
 
 def write_revision(target: Target, project: Project, message: str) -> Path | None:
     """Write a revision with what the models have and the database lacks. None: they agree, nothing written.
 
     The database must be at the head: what it lacks of earlier revisions would be found again.
+    Raises as `write_empty_revision`.
     """
-    found: list[bool] = []
 
-    def keep_if_needed(_: Any, __: Any, directives: list[Any]) -> None:
+    def stop_if_empty(_: Any, __: Any, directives: list[Any]) -> None:
+        # By an exception, not by clearing the list: an env.py may have a hook of its own that comes next.
         if directives[0].upgrade_ops.is_empty():
-            directives.clear()
-        found.extend(bool(directive) for directive in directives)
+            raise _NothingToWriteError
 
     config = project.alembic_config(target.url)
     try:
-        with open_connection(target.url, target.config) as connection:
+        with (
+            _writing(config, target.url),
+            open_connection(target.url, target.config) as connection,
+        ):
             config.attributes["connection"] = connection
-            script = command.revision(
-                config, message, autogenerate=True, process_revision_directives=keep_if_needed
+            return _path(
+                command.revision(
+                    config, _checked(message), autogenerate=True, process_revision_directives=stop_if_empty
+                )
             )
-    except DBAPIError as error:
-        raise translate(error.orig or error, target.url) from error
-    except (CommandError, OSError) as error:
-        raise _not_written(error) from error
-    return _path(script) if found else None
+    except _NothingToWriteError:
+        return None
 
 
 def write_empty_revision(project: Project, message: str) -> Path:
-    """Write a revision to be filled in by hand. Needs no database."""
-    try:
-        script = command.revision(project.alembic_config(None), message)
-    except (CommandError, OSError) as error:
-        raise _not_written(error) from error
-    return _path(script)
+    """Write a revision to be filled in by hand. Needs no database.
+
+    Raises UsageError: the message can't stand in a docstring. Raises NotReadyError: the folder is read-only.
+    """
+    config = project.alembic_config(None)
+    with _writing(config):
+        return _path(command.revision(config, _checked(message)))
 
 
 def write_merge(project: Project, heads: Sequence[str], message: str) -> Path:
-    """Write a revision that joins several heads into one. Needs no database."""
-    try:
-        script = command.merge(project.alembic_config(None), list(heads), message)
-    except (CommandError, OSError) as error:
-        raise _not_written(error) from error
-    return _path(script)
+    """Write a revision that joins several heads into one. Needs no database. Raises as above."""
+    config = project.alembic_config(None)
+    with _writing(config):
+        return _path(command.merge(config, list(heads), _checked(message)))
 
 
-def _path(script: Script | Sequence[Script | None] | None) -> Path:
-    one = script[0] if isinstance(script, (list, tuple)) else script
-    return Path(one.path)  # type: ignore[union-attr]
+@contextmanager
+def _writing(config: Config, url: DatabaseUrl | None = None) -> Iterator[None]:
+    load_scripts(config)
+    with explained("Writing the revision", url or DatabaseUrl(), _NothingToWriteError):
+        try:
+            yield
+        except OSError as error:
+            raise NotReadyError(
+                f"{error.filename or 'The revision'} can't be written: {error.strerror}.",
+                fix="Give this user the right to write there.",
+            ) from error
 
 
-def _not_written(error: Exception) -> RagFactoryError:
-    if isinstance(error, OSError):
-        return RagFactoryError(
-            f"The revision can't be written: {error.filename or ''}: {error.strerror}.",
-            fix="Give this user the right to write there.",
+def _checked(message: str) -> str:
+    """The message in one line. It becomes the docstring of the file."""
+    line = " ".join(message.split())
+    if not line or "\\" in line or '"""' in line:
+        raise UsageError(
+            f"{message!r} can't head a revision: it is blank, or has a backslash or three quotes.",
+            fix='Say in plain words what the revision does: -m "add source language"',
         )
-    return HistoryError(f"The revision can't be written: {error}.")
+    return line
+
+
+def _path(script: Any) -> Path:
+    """The file of what Alembic wrote: one script, or a list with one."""
+    one = script[0] if isinstance(script, (list, tuple)) else script
+    return Path(one.path)

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from alembic import command
 from alembic.runtime.environment import EnvironmentContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
-from sqlalchemy.exc import DBAPIError
+from alembic.runtime.migration import MigrationStep
 
-from rag_factory.database.connection import translate
-from rag_factory.errors import HistoryError, RagFactoryError
-from rag_factory.migrate.environment import open_connection
+from rag_factory.database.url import DatabaseUrl
+from rag_factory.errors import RagFactoryError, RefusedError
+from rag_factory.migrate.environment import explained, load_scripts, open_connection
 from rag_factory.migrate.lock import migrator_lock
 from rag_factory.migrate.state import read_state
 
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
     from rag_factory.migrate.history import History, Revision
     from rag_factory.migrate.project import Project
@@ -62,9 +61,24 @@ class Runner:
         """
         return self._run("up", lambda current: self.history.pending(current, to))
 
-    def downgrade(self, to: str | None) -> tuple[str, ...]:
-        """Take back all after the revision `to`, an id; None: all. Raises as `upgrade`."""
-        return self._run("down", lambda current: self.history.undone(current, to), to)
+    def downgrade(self, revisions: Sequence[Revision]) -> tuple[str, ...]:
+        """Take these revisions back, newest first. Raises as `upgrade`.
+
+        Raises RefusedError: they are not what is on top any more, since another migrator was here.
+        """
+
+        def choose(current: Sequence[str]) -> Sequence[Revision]:
+            applied = self.history.lineage(current)
+            below = applied - {revision.id for revision in revisions}
+            if len(applied) - len(below) < len(revisions) or self.history.lineage(below) != below:
+                raise RefusedError(
+                    f"{self.target.place} has changed meanwhile: it is at {', '.join(current) or 'base'}. "
+                    "Nothing was taken back.",
+                    fix="Look, then decide anew: invoke db.status",
+                )
+            return revisions
+
+        return self._run("down", choose)
 
     def stamp(self, to: str | None, *, purge: bool = False) -> tuple[str, ...]:
         """Write the revision `to` into the version table without running anything; None: base.
@@ -72,17 +86,15 @@ class Runner:
         purge: empty the version table first, also of revisions this checkout lacks.
         """
         with self._locked() as config:
-            try:
+            load_scripts(config)
+            with explained(f"Stamping {self.target.place}", self.target.url):
                 command.stamp(config, to or "base", purge=purge)
-            except CommandError as error:
-                raise HistoryError(f"Stamping {self.target.place} failed: {error}.") from error
         return read_state(self.target, self.project).revisions
 
     def _run(
         self,
         direction: Direction,
-        choose: Callable[[Sequence[str]], list[Revision]],
-        to: str | None = None,
+        choose: Callable[[Sequence[str]], Sequence[Revision]],
     ) -> tuple[str, ...]:
         with self._locked() as config:
             # Read under the lock: another migrator may have been at work until now.
@@ -90,15 +102,10 @@ class Runner:
             before.check(self.project, self.target.place)
             self.history.check_known(before.revisions, where=self.target.place)
             chosen = choose(before.revisions)
-            scripts = ScriptDirectory.from_config(config)
-            forked = any(len(revision.parents) > 1 for revision in chosen) or len(before.revisions) > 1
-            if direction == "down" and forked and chosen:
-                # Which of several ways down is meant only Alembic's own walk can tell.
-                self._step(config, scripts, chosen[-1], direction, to)
-            else:
+            if chosen:
+                scripts = load_scripts(config)
                 for revision in chosen:
-                    parent = revision.parents[0] if revision.parents else None
-                    self._step(config, scripts, revision, direction, parent)
+                    self._step(config, scripts, revision, direction)
         after = read_state(self.target, self.project).revisions
         if chosen and after == before.revisions:
             raise RagFactoryError(
@@ -115,44 +122,34 @@ class Runner:
         scripts: ScriptDirectory,
         revision: Revision,
         direction: Direction,
-        down_to: str | None,
     ) -> None:
         """Run env.py for one revision."""
         started = time.perf_counter()
 
-        # What alembic.command does too, without reading all revisions again for each.
-        def steps(current: Any, _: Any) -> Any:
+        def steps(_: Any, __: Any) -> list[MigrationStep]:
             nonlocal started
             # Called when env.py has imported the models and connected: neither is the revision's time.
             started = time.perf_counter()
-            if direction == "up":
-                return scripts._upgrade_revs(revision.id, current)
-            return scripts._downgrade_revs(down_to or "base", current)
+            return [_alembic_step(scripts, revision, direction)]
 
-        try:
-            with EnvironmentContext(config, scripts, fn=steps, destination_rev=revision.id):
-                scripts.run_env()
-        except Exception as error:
-            # A revision is anybody's code: whatever it raises is a failed revision.
-            raise self._failed(error, revision, direction) from error
-        self.on_applied(Applied(revision, direction, (time.perf_counter() - started) * 1000))
-
-    def _failed(self, error: Exception, revision: Revision, direction: Direction) -> RagFactoryError:
-        """Say which revision failed, why, and where the database is now."""
-        if isinstance(error, DBAPIError):
-            problem = translate(error.orig or error, self.target.url)
-        elif isinstance(error, RagFactoryError):
-            problem = error
-        else:
-            problem = RagFactoryError(f"{type(error).__name__}: {error}.")
         verb = "Applying" if direction == "up" else "Taking back"
         try:
-            now = ", ".join(read_state(self.target, self.project).revisions) or "base"
-            where = f"The database is at {now}."
+            with (
+                explained(f"{verb} {revision.id} ({revision.path.name})", self.target.url),
+                EnvironmentContext(config, scripts, fn=steps, destination_rev=revision.id),
+            ):
+                scripts.run_env()
+        except RagFactoryError as problem:
+            problem.what = f"{problem.what} {self._where_now()}"
+            raise
+        self.on_applied(Applied(revision, direction, (time.perf_counter() - started) * 1000))
+
+    def _where_now(self) -> str:
+        try:
+            now = read_state(self.target, self.project).revisions
         except RagFactoryError:
-            where = "Where the database is now can't be read."
-        what = f"{verb} {revision.id} ({revision.path.name}) failed: {problem.what} {where}"
-        return type(problem)(what, fix=problem.fix)
+            return "Where the database is now can't be read."
+        return f"The database is at {', '.join(now) or 'base'}."
 
     @contextmanager
     def _locked(self) -> Iterator[Config]:
@@ -166,21 +163,32 @@ class Runner:
             yield config
 
 
-def upgrade_sql(project: Project, current: str | None, to: str) -> str:
-    """The SQL that an upgrade would run, without a database."""
-    return _sql(project, command.upgrade, f"{current or 'base'}:{to}")
-
-
-def downgrade_sql(project: Project, current: str, to: str | None) -> str:
-    """The SQL that a downgrade would run, without a database."""
-    return _sql(project, command.downgrade, f"{current}:{to or 'base'}")
-
-
-def _sql(project: Project, run: Callable[..., None], revisions: str) -> str:
-    config = project.alembic_config(None)
+def migration_sql(
+    project: Project, current: Sequence[str], revisions: Sequence[Revision], direction: Direction
+) -> str:
+    """The SQL that takes a database at `current` through these revisions. Needs no database."""
+    # An env.py that asks for a URL uses it here for its dialect only.
+    nominal = DatabaseUrl(host="localhost", database="offline")
+    config = project.alembic_config(nominal)
     config.output_buffer = io.StringIO()
-    try:
-        run(config, revisions, sql=True)
-    except CommandError as error:
-        raise HistoryError(f"No SQL for {revisions}: {error}.") from error
-    return config.output_buffer.getvalue()
+    scripts = load_scripts(config)
+
+    def steps(_: Any, __: Any) -> list[MigrationStep]:
+        return [_alembic_step(scripts, revision, direction) for revision in revisions]
+
+    start: Any = list(current) or "base"
+    with (
+        explained("Writing the SQL", nominal),
+        EnvironmentContext(config, scripts, fn=steps, as_sql=True, starting_rev=start),
+    ):
+        scripts.run_env()
+    create_table = f"CREATE TABLE {'.'.join(project.version_table)} ("
+    # A database taken back to base keeps its empty version table.
+    if_missing = create_table.replace("TABLE", "TABLE IF NOT EXISTS", 1)
+    return config.output_buffer.getvalue().replace(create_table, if_missing, 1)
+
+
+def _alembic_step(scripts: ScriptDirectory, revision: Revision, direction: Direction) -> MigrationStep:
+    script = scripts.get_revision(revision.id)
+    make = MigrationStep.upgrade_from_script if direction == "up" else MigrationStep.downgrade_from_script
+    return make(scripts.revision_map, script)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rag_factory.database.config import DatabaseConfig
     from rag_factory.server import EmbeddedServer, ServerAddress
 
+NAME_LIMIT_BYTES = 63
+
 
 @dataclass(frozen=True)
 class Target:
@@ -32,11 +34,13 @@ class Target:
 def reach(config: DatabaseConfig) -> Target:
     """Find the database of the settings; start the embedded server, or attach to it, when it is meant.
 
-    Raises NotReadyError: the embedded server can't be used here, or doesn't start.
+    Raises NotReadyError: the embedded server can't be used here, or doesn't start; or the name is too long.
     """
     if config.url is not None:
+        _check_name(config.url.database)
         return Target(config.url, config)
     server = embedded_server(config)
+    _check_name(config.db_name)
     return Target(embedded_url(server.ensure_running(), config.db_name), config, server)
 
 
@@ -45,6 +49,11 @@ def embedded_server(config: DatabaseConfig) -> EmbeddedServer:
 
     Raises SettingsError: the environment is a protected one, where no embedded server is ever used.
     """
+    if config.app_env == "test":
+        raise SettingsError(
+            "APP_ENV is test and DATABASE_URL is not set: the embedded server is for development.",
+            fix="Take a database fixture, which sets it, or unset APP_ENV.",
+        )
     if config.protected:
         raise SettingsError(
             f"APP_ENV is {config.app_env} and DATABASE_URL is not set: "
@@ -62,6 +71,16 @@ def embedded_server(config: DatabaseConfig) -> EmbeddedServer:
 def embedded_url(address: ServerAddress, database: str) -> DatabaseUrl:
     """The address of one database on an embedded server."""
     return DatabaseUrl(host=address.host, port=address.port, user=address.user, database=database)
+
+
+def _check_name(name: str) -> None:
+    """Refuse a name that PostgreSQL would cut without a word: the rest may be another database's."""
+    if len(name.encode()) > NAME_LIMIT_BYTES:
+        raise SettingsError(
+            f"The database name {name} is {len(name.encode())} bytes long; PostgreSQL would cut it at "
+            f"{NAME_LIMIT_BYTES}.",
+            fix="Choose a shorter one.",
+        )
 
 
 def anchored(config: DatabaseConfig, path: Path) -> Path:

@@ -54,7 +54,7 @@ def command(
             root = Path(context.config.rag_factory.root)
             os.chdir(root)
             _show_warnings_as_prose()
-            _show_server_log()
+            _show_server_log(root)
             try:
                 body(Workspace(root), *arguments, **options)
             except (Exit, KeyboardInterrupt, Exception) as error:  # noqa: BLE001 - the last place to tell it
@@ -105,8 +105,8 @@ def _show_warnings_as_prose() -> None:
     warnings.showwarning = showwarning
 
 
-def _show_server_log() -> None:
-    """Say what the embedded server's launcher does."""
+def _show_server_log(root: Path) -> None:
+    """Say what the embedded server's launcher does, with folders as seen from the project."""
     import logging
 
     logger = logging.getLogger("rag_factory.server")
@@ -115,7 +115,7 @@ def _show_server_log() -> None:
 
     class Prose(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            say(record.getMessage())
+            say(record.getMessage().replace(f"{root}{os.sep}", ""))
 
     logger.addHandler(Prose())
     logger.setLevel(logging.INFO)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from rag_factory.errors import BehindError, DatabaseMissingError, UsageError
+from rag_factory.errors import BehindError, UsageError
 from rag_factory.tasks.command import command
 from rag_factory.tasks.migration import apply_pending, describe_revision, name_revisions
 from rag_factory.tasks.output import human_size, say, show, show_columns, show_json
@@ -32,18 +32,14 @@ def create(work: Workspace) -> None:
 @command("drop", yes=YES, database=DATABASE)
 def drop(work: Workspace, yes: bool = False, database: str | None = None) -> None:
     """Drop the database with all its data."""
-    from rag_factory.migrate.creation import drop_database
-
-    work.confirm(f"This drops the database {work.target.place} with all its data", yes=yes, database=database)
-    dropped = drop_database(work.target)
-    say(f"dropped database {work.target.url.database}" if dropped else f"{work.target.place} does not exist")
+    _drop(work, yes=yes, database=database)
 
 
 @command("reset", yes=YES, database=DATABASE)
 def reset(work: Workspace, yes: bool = False, database: str | None = None) -> None:
     """Drop the database, create it and migrate it anew."""
     goal = work.history.head
-    drop.body(work, yes=yes, database=database)
+    _drop(work, yes=yes, database=database)
     apply_pending(work, goal)
 
 
@@ -51,10 +47,6 @@ def reset(work: Workspace, yes: bool = False, database: str | None = None) -> No
 def status(work: Workspace, json: bool = False) -> None:
     """Show server, database, revision and what is pending."""
     head = work.history.head
-    if work.database_is_absent:
-        raise DatabaseMissingError(
-            "There is no database yet: the embedded server was never started.", fix="Begin: invoke db.migrate"
-        )
     state = work.read_known_state()
     pending = work.history.pending(state.revisions, head)
     if json:
@@ -109,11 +101,20 @@ def stop(work: Workspace) -> None:
     """Stop the embedded server."""
     from rag_factory.migrate.target import embedded_server
 
-    stopped = embedded_server(work.config).stop()
-    say("stopped the embedded server" if stopped else "The embedded server was not running")
+    # The launcher itself says what it stopped.
+    if not embedded_server(work.config).stop():
+        say("The embedded server was not running")
 
 
 TASKS = (create, drop, reset, status, url, shell, start, stop)
+
+
+def _drop(work: Workspace, *, yes: bool, database: str | None) -> None:
+    from rag_factory.migrate.creation import drop_database
+
+    work.confirm(f"This drops the database {work.target.place} with all its data", yes=yes, database=database)
+    dropped = drop_database(work.target)
+    say(f"dropped database {work.target.url.database}" if dropped else f"{work.target.place} does not exist")
 
 
 def _status_rows(work: Workspace, state: DatabaseState, pending: list[Revision]) -> list[tuple[str, str]]:

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from invoke.exceptions import Exit
 
-from rag_factory.errors import NotReadyError
+from rag_factory.errors import NotReadyError, ProblemsError, RagFactoryError
 from rag_factory.tasks.command import command
 from rag_factory.tasks.output import say, show_columns, show_json
 from rag_factory.tasks.texts import JSON
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rag_factory.tasks.workspace import Workspace
 
 EXAMPLES = {".env.example": ".env", "tests/.env.test.example": "tests/.env.test"}
@@ -52,27 +54,37 @@ def check(work: Workspace, json: bool = False) -> None:
 @command("init")
 def init(work: Workspace) -> None:
     """Write .env files from their examples; never over yours."""
+    problems: list[RagFactoryError] = []
     for example, name in EXAMPLES.items():
-        source, goal = work.root / example, work.root / name
         try:
-            text = source.read_text(encoding="utf-8")
-        except FileNotFoundError:
+            text = (work.root / example).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
             say(f"{example} is not here; {name} not written")
             continue
+        except OSError as error:
+            problems.append(
+                NotReadyError(
+                    f"{example} can't be read: {error.strerror}.",
+                    fix="Make it a file that this user can read.",
+                )
+            )
+            continue
+        goal = work.root / name
         try:
-            # Secrets will stand in it: only its owner may read it.
-            handle = os.open(goal, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            _write_private(goal, text)
         except FileExistsError:
             say(f"{name} exists; left as it is")
-            continue
         except OSError as error:
-            raise NotReadyError(
-                f"{name} can't be written: {error.strerror}.",
-                fix=f"Give this user the right to write {goal.parent}.",
-            ) from error
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        say(f"wrote {name}")
+            problems.append(
+                NotReadyError(
+                    f"{name} can't be written: {error.strerror}.",
+                    fix=f"Give this user the right and the room to write in {goal.parent}.",
+                )
+            )
+        else:
+            say(f"wrote {name}")
+    if problems:
+        raise problems[0] if len(problems) == 1 else ProblemsError(problems)
 
 
 @command("show", json=JSON)
@@ -87,3 +99,14 @@ def show_settings(work: Workspace, json: bool = False) -> None:
 
 
 TASKS = (check, init, show_settings)
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    """Write a new file that only its owner may read, as secrets will stand in it; whole or not at all."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+    except OSError:
+        path.unlink()
+        raise

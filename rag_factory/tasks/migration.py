@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING, Any
 from rag_factory.errors import BehindError, DatabaseMissingError, DriftError, UsageError
 from rag_factory.tasks.command import command
 from rag_factory.tasks.output import say, show, show_columns, show_json
-from rag_factory.tasks.texts import DATABASE, JSON, SQL, WAIT, YES
-from rag_factory.tasks.workspace import DEFAULT_WAIT_SECONDS
+from rag_factory.tasks.texts import (
+    DATABASE,
+    DEFAULT_WAIT,
+    DEFAULT_WAIT_SECONDS,
+    JSON,
+    SQL,
+    WAIT,
+    YES,
+    seconds,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,13 +27,14 @@ if TYPE_CHECKING:
 
 
 @command("migrate", to="The revision to go to (head).", sql=SQL, wait=WAIT)
-def migrate(work: Workspace, to: str = "head", sql: bool = False, wait: float = DEFAULT_WAIT_SECONDS) -> None:
+def migrate(work: Workspace, to: str = "head", sql: bool = False, wait: str = DEFAULT_WAIT) -> None:
     """Apply the pending revisions; create what is missing."""
+    wait_seconds = seconds(wait, "--wait")
     goal = work.history.resolve(to)
     if sql:
         _show_upgrade_sql(work, goal)
     else:
-        apply_pending(work, goal, wait)
+        apply_pending(work, goal, wait_seconds)
 
 
 @command(
@@ -39,33 +49,43 @@ def migrate(work: Workspace, to: str = "head", sql: bool = False, wait: float = 
 )
 def rollback(
     work: Workspace,
-    steps: int = 0,
+    steps: str | None = None,
     to: str | None = None,
     all: bool = False,
     sql: bool = False,
     yes: bool = False,
     database: str | None = None,
-    wait: float = DEFAULT_WAIT_SECONDS,
+    wait: str = DEFAULT_WAIT,
 ) -> None:
     """Take revisions back, the last one or more."""
-    if sum((steps != 0, to is not None, all)) > 1:
+    if sum((steps is not None, to is not None, all)) > 1:
         raise UsageError("--steps, --to and --all exclude each other.", fix="Give one of them.")
-    named = work.history.resolve(to) if to is not None else None
-    state = work.read_known_state()
-    by_steps = not all and to is None
-    goal = work.history.steps_down(state.revisions, steps or 1) if by_steps else named
-    undone = work.history.undone(state.revisions, goal)
-    if sql:
-        _show_downgrade_sql(work, state.revisions, goal, undone)
-        return
+    count = whole_number("1" if steps is None else steps, "--steps")
+    wait_seconds = seconds(wait, "--wait")
+    goal = work.history.resolve(to) if to is not None else None
+    current = work.read_known_state().revisions
+    if all or to is not None:
+        undone = work.history.undone(current, goal)
+    else:
+        undone = work.history.newest(current)[:count]
+        if steps is not None and len(undone) < count:
+            raise UsageError(
+                f"--steps is {count}, but only {len(undone)} {'is' if len(undone) == 1 else 'are'} applied.",
+                fix="To take all back: invoke db.rollback --all",
+            )
     place = work.target.place
     if not undone:
-        say(f"{place} is at {name_revisions(state.revisions, work.history)}; nothing to do")
+        say(f"{place} is at {name_revisions(current, work.history)}; nothing to do")
+        return
+    if sql:
+        from rag_factory.migrate.runner import migration_sql
+
+        show(migration_sql(work.project, current, undone, "down").rstrip())
         return
     named_all = ", ".join(f"{revision.id} ({revision.message})" for revision in undone)
     effect = f"This takes back {named_all} from {place}, with the data in what they made"
     work.confirm(effect, yes=yes, database=database)
-    _say_at(work, work.runner(wait).downgrade(goal))
+    _say_at(work, work.runner(wait_seconds).downgrade(undone))
 
 
 @command(
@@ -108,7 +128,7 @@ def heads(work: Workspace) -> None:
     _ = work.history.head
 
 
-@command("show", revision="An id, or the beginning of one (head).")
+@command("show", revision="An id, the beginning of one, or head.")
 def show_revision(work: Workspace, revision: str) -> None:
     """Show one revision: what it is and what it does."""
     id_ = work.history.resolve(revision)
@@ -130,8 +150,6 @@ def revision(work: Workspace, message: str, empty: bool = False) -> None:
     from rag_factory.migrate import revisions
 
     head = work.history.head
-    if not message.strip():
-        raise UsageError("--message is blank.", fix='Say what the revision does: -m "add source language"')
     if empty:
         show(str(revisions.write_empty_revision(work.project, message)))
         return
@@ -164,9 +182,8 @@ def check(work: Workspace) -> None:
     from rag_factory.migrate.check import find_differences, scratch_database
 
     head = work.history.head
-    place = work.target.place
     if work.history.pending(work.read_known_state().revisions, head):
-        say(f"{place} is behind; comparing with a scratch database at {head}")
+        say(f"{work.target.place} is behind; comparing with a scratch database at {head}")
         with scratch_database(work.target, work.project, work.history) as scratch:
             differences = find_differences(scratch, work.project)
     else:
@@ -231,29 +248,13 @@ def _say_at(work: Workspace, current: Sequence[str]) -> None:
 
 def _show_upgrade_sql(work: Workspace, goal: str | None) -> None:
     """Print what an upgrade would run; from the beginning where there is no database yet."""
-    from rag_factory.migrate.runner import upgrade_sql
+    from rag_factory.migrate.runner import migration_sql
 
     current: Sequence[str] = ()
     try:
-        if not work.database_is_absent:
-            current = work.read_known_state().revisions
+        current = work.read_known_state().revisions
     except DatabaseMissingError:
         say("The database does not exist yet: this is all from the beginning")
-    if goal is not None and work.history.pending(current, goal):
-        show(upgrade_sql(work.project, _single(current), goal))
-
-
-def _show_downgrade_sql(
-    work: Workspace, current: Sequence[str], goal: str | None, undone: Sequence[Revision]
-) -> None:
-    from rag_factory.migrate.runner import downgrade_sql
-
-    at = _single(current)
-    if undone and at is not None:
-        show(downgrade_sql(work.project, at, goal))
-
-
-def _single(current: Sequence[str]) -> str | None:
-    if len(current) > 1:
-        raise UsageError(f"The database is at {', '.join(current)}: SQL needs one start.", fix="Merge them.")
-    return current[0] if current else None
+    pending = work.history.pending(current, goal)
+    if pending:
+        show(migration_sql(work.project, current, pending, "up").rstrip())

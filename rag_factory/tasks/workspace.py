@@ -5,6 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from rag_factory.errors import DatabaseMissingError
+from rag_factory.tasks.texts import DEFAULT_WAIT_SECONDS
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -14,8 +17,6 @@ if TYPE_CHECKING:
     from rag_factory.migrate.runner import Runner
     from rag_factory.migrate.state import DatabaseState
     from rag_factory.migrate.target import Target
-
-DEFAULT_WAIT_SECONDS = 60.0
 
 
 class Workspace:
@@ -30,6 +31,13 @@ class Workspace:
         from rag_factory.database.config import DatabaseConfig
 
         return DatabaseConfig.load(self.root)
+
+    @cached_property
+    def test_config(self) -> DatabaseConfig:
+        """The settings as tests see them."""
+        from rag_factory.database.config import DatabaseConfig
+
+        return DatabaseConfig.load(self.root, for_tests=True)
 
     @cached_property
     def project(self) -> Project:
@@ -53,7 +61,7 @@ class Workspace:
         return reach(self.config)
 
     @property
-    def database_is_absent(self) -> bool:
+    def _database_is_absent(self) -> bool:
         """Whether the embedded server is meant, but was never started."""
         from rag_factory.migrate.target import embedded_server
 
@@ -68,8 +76,14 @@ class Workspace:
     def read_known_state(self) -> DatabaseState:
         """The state of the database now, at a revision that this checkout has.
 
-        Raises HistoryError: it hasn't.
+        Raises HistoryError: it hasn't. Raises DatabaseMissingError: there is no database.
         """
+        if self._database_is_absent:
+            # Known without starting a server.
+            raise DatabaseMissingError(
+                "There is no database yet: the embedded server was never started.",
+                fix="Begin: invoke db.migrate",
+            )
         state = self.read_state()
         self.history.check_known(state.revisions, where=self.target.place)
         return state

@@ -3,14 +3,48 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.conftest import CommandLine
+    from tests.engine.conftest import Tasks
 
 
-def test_migrate_makes_database_extension_and_schema(cli: CommandLine) -> None:
-    done = cli.invoke("db.migrate")
-    assert done.returncode == 0, done.stderr
+def test_main_job_on_a_server_of_ones_own(tasks: Tasks) -> None:
+    done = tasks.succeed("db.migrate")
     assert "created extension vector" in done.stderr
-    assert json.loads(cli.invoke("db.status", "--json").stdout)["revision"] == ["002"]
+    assert tasks.status()["revision"] == ["002"]
+    assert tasks.succeed("db.migrate").stderr.endswith("is at 002 (head); nothing to do\n")
+    tasks.succeed("db.rollback", "--all", "--yes")
+    assert tasks.status()["revision"] == []
+    assert tasks.succeed("db.migrate").stderr.endswith("is at 002 (head)\n")
+
+
+def test_main_job_on_the_embedded_server(cli: CommandLine, public_folder: Path) -> None:
+    cli = replace(cli, environment={"EMBEDDED_DATA_FOLDER": str(public_folder / "embedded")})
+    for arguments in (("db.status",), ("db.rollback", "--yes"), ("db.check",)):
+        done = cli.invoke(*arguments)
+        assert (done.returncode, done.stdout) == (3, ""), done.stderr
+        assert "the embedded server was never started. Begin: invoke db.migrate" in done.stderr
+    assert not (public_folder / "embedded").exists()
+    try:
+        done = cli.invoke("db.migrate")
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.endswith("app on the embedded server is at 002 (head)\n")
+        status = json.loads(cli.invoke("db.status", "--json").stdout)
+        assert (status["server"]["embedded"]["state"], status["revision"]) == ("running", ["002"])
+        done = cli.invoke("db.rollback", "--all", "--yes", "db.migrate", "db.check")
+        assert done.returncode == 0, done.stderr
+    finally:
+        stopped = cli.invoke("db.stop")
+    assert stopped.returncode == 0
+    assert "was not running" in cli.invoke("db.stop").stderr
+    # The data stays, and the next task starts the server again.
+    try:
+        again = cli.invoke("db.status")
+        assert again.returncode == 0, again.stderr
+    finally:
+        cli.invoke("db.stop")

@@ -1,0 +1,1 @@
+"""Tests on databases of their own. A project loads `rag_factory.testing.plugin` in its tests/conftest.py."""

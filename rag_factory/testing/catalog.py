@@ -1,0 +1,248 @@
+"""What every test database carries in a schema of its own: functions that prove and restore it.
+
+They are written for the tables that the template has, so that each is planned once in a session and costs one
+round trip. A table that is empty in the template is unchanged when it is empty; one with rows when the same
+transactions wrote them, or when they read the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import psycopg
+
+SCHEMA = "rag_factory_testing"
+# Objects of users have ids from here on; those below come with the server.
+FIRST_USER_OID = 16384
+# How long restoring waits for rows that a test's own forgotten transaction holds.
+LOCK_TIMEOUT_SECONDS = 2
+# What `changed` says of more than rows.
+OBJECTS = "tables, indexes, columns or functions"
+# Each with the columns that can be written: generated ones can't. Materialized views are proved only.
+_RELATIONS = """
+    SELECT c.relkind = 'r', format('%%I.%%I', n.nspname, c.relname),
+           (SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
+            WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''),
+           c.relrowsecurity
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relkind = ANY (%s) AND c.relpersistence <> 't' AND c.relispopulated
+      AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'rag_factory_testing')
+      AND NOT EXISTS (SELECT FROM pg_depend AS d
+                      WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+    ORDER BY n.nspname, c.relname
+"""
+# Every change of a schema writes rows into these, with a new transaction id; VACUUM and ANALYZE don't.
+_CATALOGS = {
+    "pg_class": "oid", "pg_attribute": "attrelid", "pg_proc": "oid", "pg_type": "oid", "pg_constraint": "oid",
+    "pg_trigger": "oid", "pg_policy": "oid", "pg_rewrite": "oid", "pg_attrdef": "oid", "pg_enum": "oid",
+    "pg_namespace": "oid", "pg_extension": "oid", "pg_index": "indexrelid", "pg_sequence": "seqrelid",
+    "pg_statistic_ext": "oid", "pg_operator": "oid", "pg_opclass": "oid", "pg_cast": "oid",
+    "pg_inherits": "inhrelid", "pg_description": "objoid", "pg_default_acl": "oid", "pg_event_trigger": "oid",
+    "pg_publication": "oid", "pg_collation": "oid", "pg_ts_config": "oid", "pg_ts_dict": "oid",
+    "pg_foreign_server": "oid", "pg_largeobject_metadata": "oid",
+}  # fmt: skip
+# What a test most likely makes or drops, at a tenth of the whole fingerprint's cost. A table emptied by
+# TRUNCATE gets a new file and so a new row in pg_class, but no other number of columns.
+_OBJECTS = f"""
+    (SELECT count(*) + sum(relnatts) FROM pg_class WHERE oid >= {FIRST_USER_OID} AND relpersistence <> 't') +
+    (SELECT count(*) + coalesce(sum(xmin::text::bigint), 0) FROM pg_proc WHERE oid >= {FIRST_USER_OID})
+"""
+# As set by ALTER DATABASE … SET. They are no part of what a clone copies.
+_SETTINGS = """
+    SELECT unnest(setconfig) FROM pg_db_role_setting
+    WHERE setrole = 0 AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+_DEFERRABLE = f"SELECT EXISTS (SELECT FROM pg_constraint WHERE condeferrable AND oid >= {FIRST_USER_OID})"
+
+
+@dataclass(frozen=True)
+class _Full:
+    """A table with rows in the template. copy: the table that keeps them. written: by which transactions."""
+
+    name: str
+    copy: str
+    columns: str
+    written: str
+
+    @property
+    def differs(self) -> str:
+        """Whether the table's rows are others. Reading them all is only needed once they were put back."""
+        return (
+            f"(({_written(self.name)}) <> '{self.written}' AND "
+            f"({_content(self.name, self.columns)}) <> ({_content(self.copy, self.columns)}))"
+        )
+
+    @property
+    def refill(self) -> str:
+        """The statement that puts the rows back."""
+        return (
+            f"DELETE FROM ONLY {self.name}; "
+            f"INSERT INTO {self.name} ({self.columns}) OVERRIDING SYSTEM VALUE "
+            f"SELECT {self.columns} FROM {self.copy};"
+        )
+
+
+def install(connection: psycopg.Connection[Any]) -> None:
+    """Create the schema and its functions in a database that has just been migrated."""
+    connection.execute(f"CREATE SCHEMA {SCHEMA}".encode())
+    empty: list[str] = []
+    full: list[_Full] = []
+    hidden: list[str] = []
+    views: list[str] = []
+    for is_table, name, columns, row_security in _all(connection, _RELATIONS, ["r", "m"]):
+        if not is_table:
+            views.append(f"({_written(name)}) <> '{_one(connection, _written(name))}'")
+            continue
+        if row_security:
+            hidden.append(f"row_security_active('{_literal(name)}')")
+        if not _one(connection, f"SELECT EXISTS (SELECT FROM ONLY {name})"):
+            empty.append(name)
+            continue
+        copy = f"{SCHEMA}.copy_{len(full)}"
+        connection.execute(f"CREATE TABLE {copy} AS SELECT {columns} FROM ONLY {name}".encode())
+        full.append(_Full(name, copy, columns, _one(connection, _written(name))))
+    sequences = [
+        (name, *_all(connection, f"SELECT last_value, is_called FROM {name}")[0])
+        for _, name, *_rest in _all(connection, _RELATIONS, ["S"])
+    ]
+    tests = {f"the rows of {name}": f"EXISTS (SELECT FROM ONLY {name})" for name in empty}
+    tests |= {f"the rows of {table.name}": table.differs for table in full}
+    if views:
+        tests["the rows of materialized views"] = " OR ".join(views)
+    for statement in (
+        _reset_sequences(sequences),
+        _restore(empty, full, " OR ".join(hidden) or "false"),
+        _fingerprint(" OR ".join(hidden) or "false"),
+    ):
+        connection.execute(statement.encode())
+    # The number counts the function that reads it, so it is found last and kept in a table.
+    connection.execute(f"CREATE TABLE {SCHEMA}.objects (number numeric)".encode())
+    connection.execute(_changed(tests, f"(SELECT number FROM {SCHEMA}.objects)").encode())
+    connection.execute(f"INSERT INTO {SCHEMA}.objects SELECT {_OBJECTS}".encode())
+
+
+def fingerprint(connection: psycopg.Connection[Any]) -> str:
+    """Prove and reset: the fingerprint of schema and rows, with all sequences set back. One round trip."""
+    return str(_one(connection, f"SELECT {SCHEMA}.fingerprint()"))
+
+
+def has_deferrable_constraints(connection: psycopg.Connection[Any]) -> bool:
+    """Whether a rollback would skip a check that a commit makes."""
+    return bool(_one(connection, _DEFERRABLE))
+
+
+def read_settings(connection: psycopg.Connection[Any]) -> dict[str, str]:
+    """What ALTER DATABASE … SET has set in this database."""
+    pairs = (text.partition("=") for (text,) in _all(connection, _SETTINGS))
+    return {name: value for name, _, value in pairs}
+
+
+def _all(connection: psycopg.Connection[Any], query: str, *values: Any) -> list[tuple[Any, ...]]:
+    return connection.execute(query.encode(), values or None).fetchall()
+
+
+def _one(connection: psycopg.Connection[Any], query: str) -> Any:
+    """The one value of a query that always has one."""
+    return _all(connection, query)[0][0]
+
+
+def _literal(text: str) -> str:
+    return text.replace("'", "''")
+
+
+def _written(name: str) -> str:
+    """A text that differs when rows were added, changed or removed by a transaction that has committed."""
+    return f"SELECT count(*) || ' ' || coalesce(sum(xmin::text::bigint), 0) FROM ONLY {name}"
+
+
+def _content(name: str, columns: str) -> str:
+    """A number that differs when the rows of a table do, in whatever order they are."""
+    return (
+        "SELECT count(*) + coalesce(sum(hashtextextended(written::text, 0)), 0) "
+        f"FROM (SELECT {columns} FROM ONLY {name}) AS written"
+    )
+
+
+def _changed(tests: dict[str, str], objects: str) -> str:
+    """The function that says what differs from the template: a table's rows, or objects; else null."""
+    cases = "\n".join(f"WHEN {test} THEN '{_literal(name)}'" for name, test in tests.items())
+    return f"""
+        CREATE FUNCTION {SCHEMA}.changed() RETURNS text LANGUAGE plpgsql AS $changed$
+        BEGIN
+            RETURN CASE {cases}
+                WHEN {_OBJECTS} <> {objects} THEN '{OBJECTS}'
+            END;
+        END;
+        $changed$
+    """
+
+
+def _reset_sequences(sequences: list[tuple[str, int, bool]]) -> str:
+    """The function that sets the sequences back."""
+    resets = "\n".join(
+        f"PERFORM setval('{_literal(name)}', {value}, {called}) FROM {name} "
+        f"WHERE last_value <> {value} OR is_called <> {called};"
+        for name, value, called in sequences
+    )
+    return f"""
+        CREATE FUNCTION {SCHEMA}.reset_sequences() RETURNS void LANGUAGE plpgsql AS $reset$
+        BEGIN
+            {resets}
+        END;
+        $reset$
+    """
+
+
+def _restore(empty: list[str], full: list[_Full], hidden: str) -> str:
+    """The function that puts rows and sequences back, and says what it could not put back.
+
+    Deleting few rows is ten times faster than TRUNCATE, which makes new files. It takes a role that may turn
+    triggers and foreign keys off meanwhile, so that the order doesn't matter and no trigger writes, and that
+    sees all rows; others are told what changed, and clone the database again.
+    """
+    deletes = "\n".join(
+        f"IF EXISTS (SELECT FROM ONLY {name}) THEN DELETE FROM ONLY {name}; END IF;" for name in empty
+    )
+    refills = "\n".join(f"IF {table.differs} THEN {table.refill} END IF;" for table in full)
+    return f"""
+        CREATE FUNCTION {SCHEMA}.restore() RETURNS text LANGUAGE plpgsql
+        SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s' AS $restore$
+        BEGIN
+            IF {hidden} THEN
+                RETURN 'rows that row security hides';
+            END IF;
+            IF has_parameter_privilege('session_replication_role', 'SET') THEN
+                SET LOCAL session_replication_role = 'replica';
+                {deletes}
+                {refills}
+            END IF;
+            PERFORM {SCHEMA}.reset_sequences();
+            RETURN {SCHEMA}.changed();
+        END;
+        $restore$
+    """
+
+
+def _fingerprint(hidden: str) -> str:
+    """The function that sums up the catalogs, and says so when rows differ or can't be seen."""
+    parts = " UNION ALL ".join(
+        f"SELECT '{catalog}', count(*), sum(hashtextextended({key}::text || ' ' || xmin::text, 0)) "
+        f"FROM pg_catalog.{catalog} WHERE {key} >= {FIRST_USER_OID}"
+        for catalog, key in _CATALOGS.items()
+    )
+    settings = f"SELECT string_agg(setting, ' ' ORDER BY setting) FROM ({_SETTINGS}) AS settings (setting)"
+    return f"""
+        CREATE FUNCTION {SCHEMA}.fingerprint() RETURNS text LANGUAGE plpgsql AS $fingerprint$
+        DECLARE
+            catalogs text;
+        BEGIN
+            PERFORM {SCHEMA}.reset_sequences();
+            SELECT md5(string_agg(part::text, ' ') || coalesce(({settings}), ''))
+            INTO catalogs FROM ({parts}) AS part;
+            RETURN catalogs || coalesce(' ' || {SCHEMA}.changed(), '')
+                || CASE WHEN {hidden} THEN ' ' || gen_random_uuid() ELSE '' END;
+        END;
+        $fingerprint$
+    """

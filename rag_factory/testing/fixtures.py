@@ -1,0 +1,175 @@
+"""The fixtures. SQLAlchemy is imported by the first test that asks for one of them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from rag_factory.errors import RagFactoryError
+from rag_factory.testing.run import Run
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from sqlalchemy import Engine
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session
+
+    from rag_factory.testing.databases import WorkerDatabase
+    from rag_factory.testing.isolation import AsyncHeld, Held
+
+RUN = pytest.StashKey[Run]()
+
+__all__ = [
+    "async_db_connection",
+    "async_held_connection",
+    "committing_database",
+    "committing_first",
+    "db_connection",
+    "db_engine",
+    "fresh_database",
+    "held_connection",
+    "migrated_to",
+    "test_db_url",
+    "unchanged_database",
+    "worker_database",
+]
+
+
+@pytest.fixture(scope="session")
+def worker_database(pytestconfig: pytest.Config) -> Iterator[WorkerDatabase]:
+    """The database that this process has leased; rather use one of the fixtures below."""
+    run = pytestconfig.stash[RUN]
+    if "db" in run.off:
+        pytest.skip(run.off["db"])
+    worker = getattr(pytestconfig, "workerinput", {}).get("workerid", "gw0")
+    try:
+        database = run.lease(first_slot=int(worker.removeprefix("gw")))
+    except RagFactoryError as error:
+        pytest.fail(str(error), pytrace=False)
+    # The application under test, when it reads its settings, finds this database and no other.
+    os.environ["DATABASE_URL"] = run.url
+    yield database
+    database.close()
+
+
+@pytest.fixture(scope="session")
+def test_db_url(worker_database: WorkerDatabase) -> str:
+    """The URL of this worker's database, for SQLAlchemy, password included."""
+    return worker_database.url.sqlalchemy
+
+
+@pytest.fixture(scope="session")
+def held_connection(worker_database: WorkerDatabase) -> Iterator[Held]:
+    """The connection that the tests of this worker use in turn."""
+    from rag_factory.testing.isolation import Held
+
+    held = Held(worker_database)
+    yield held
+    held.close()
+
+
+@pytest.fixture(scope="session")
+def db_engine(held_connection: Held) -> Engine:
+    """An engine on this worker's database. What is committed through it fails the test."""
+    return held_connection.engine
+
+
+@pytest.fixture
+def db_connection(held_connection: Held, committing_first: None) -> Iterator[Session]:  # noqa: ARG001
+    """A session whose commits and rollbacks work, and of which nothing remains after the test."""
+    session = held_connection.begin()
+    yield session
+    _judge(held_connection.end(session))
+
+
+@pytest.fixture
+def unchanged_database(held_connection: Held) -> Iterator[None]:
+    """Hold a test that takes none of the fixtures that look to leaving nothing as well; set by itself."""
+    yield
+    _judge(held_connection.check())
+
+
+@pytest.fixture
+def committing_first(request: pytest.FixtureRequest) -> None:
+    """Have `committing_database`, when a test takes it too, begin before the others and end after them."""
+    if "committing_database" in request.fixturenames:
+        request.getfixturevalue("committing_database")
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="session")
+async def async_held_connection(worker_database: WorkerDatabase) -> AsyncIterator[AsyncHeld]:
+    """The asynchronous connection that the tests of this worker use in turn."""
+    from rag_factory.testing.isolation import AsyncHeld
+
+    held = AsyncHeld(worker_database)
+    yield held
+    await held.close()
+
+
+@pytest_asyncio.fixture
+async def async_db_connection(
+    async_held_connection: AsyncHeld,
+    committing_first: None,  # noqa: ARG001
+) -> AsyncIterator[AsyncSession]:
+    """The asynchronous twin of `db_connection`; the two don't see each other's rows."""
+    session = await async_held_connection.begin()
+    yield session
+    _judge(await async_held_connection.end(session))
+
+
+@pytest.fixture
+def committing_database(held_connection: Held) -> Iterator[Engine]:
+    """An engine to really commit through; afterwards the template's rows and sequences are put back."""
+    held_connection.database.committing = True
+    yield held_connection.pooled
+    held_connection.database.committing = False
+    _judge(held_connection.restore())
+
+
+@pytest.fixture
+def fresh_database(worker_database: WorkerDatabase) -> Iterator[Engine]:
+    """An engine on a private clone of the template, for DDL, CREATE INDEX CONCURRENTLY or anything else."""
+    from sqlalchemy import NullPool, create_engine
+
+    name = worker_database.clone()
+    engine = create_engine(worker_database.place.url_of(name).sqlalchemy, poolclass=NullPool)
+    yield engine
+    engine.dispose()
+    worker_database.drop(name)
+
+
+@pytest.fixture
+def migrated_to(
+    worker_database: WorkerDatabase, pytestconfig: pytest.Config
+) -> Iterator[Callable[[str], Engine]]:
+    """Make private databases at a revision: `migrated_to("001")` gives an engine on one."""
+    from sqlalchemy import NullPool, create_engine
+
+    from rag_factory.testing.template import migrate_new_database
+
+    names = []
+
+    def make(revision: str) -> Engine:
+        name = worker_database.reserve()
+        names.append(name)
+        url = worker_database.place.url_of(name)
+        migrate_new_database(url, pytestconfig.rootpath, revision)
+        return create_engine(url.sqlalchemy, poolclass=NullPool)
+
+    yield make
+    for name in names:
+        worker_database.drop(name)
+
+
+def _judge(problem: str | None) -> None:
+    if problem is not None:
+        pytest.fail(problem, pytrace=False)
+
+
+DATABASE_FIXTURES = frozenset(__all__)
+# These look at what a test left; one that takes others only is looked at by `unchanged_database`.
+CHECKED = frozenset({"async_db_connection", "committing_database", "db_connection"})

@@ -1,0 +1,243 @@
+"""One test, one transaction: what it does is rolled back, and what can't be is noticed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from psycopg import AsyncConnection as AsyncDriver
+from psycopg import Error as DriverError
+from psycopg.errors import LockNotAvailable
+from psycopg.pq import TransactionStatus
+from sqlalchemy import NullPool, create_engine, event
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+
+from rag_factory.testing.catalog import OBJECTS, SCHEMA
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+    from rag_factory.testing.databases import WorkerDatabase
+
+# One round trip each. A session's advisory locks outlive its transactions.
+_TAKE_BACK = f"ROLLBACK; SELECT pg_advisory_unlock_all(); SELECT {SCHEMA}.changed()"
+_RESTORE = f"SELECT {SCHEMA}.restore()"
+_CHECK_DEFERRED = "SET CONSTRAINTS ALL IMMEDIATE"
+# What else a test may have set on a connection that the next one gets from the pool.
+_RESET = "ROLLBACK; RESET SESSION AUTHORIZATION; RESET ALL; SELECT pg_advisory_unlock_all(); DISCARD TEMP"
+
+
+class Held:
+    """The engines of a worker's database and the one connection that its tests share in turn.
+
+    engine: opens a connection each time. pooled: keeps them, for tests that commit.
+    """
+
+    def __init__(self, database: WorkerDatabase) -> None:
+        self.database = database
+        self.engine: Engine = create_engine(database.url.sqlalchemy, poolclass=NullPool)
+        self.pooled: Engine = create_engine(database.url.sqlalchemy, pool_reset_on_return=None)
+        event.listen(self.pooled, "reset", _reset)
+        self._connection: Connection | None = None
+        self._generation = database.generation
+
+    def begin(self) -> Session:
+        """Begin a test's transaction. Commits and rollbacks of the session stay inside it."""
+        connection = self._open()
+        connection.begin()
+        return Session(bind=connection, join_transaction_mode="create_savepoint")
+
+    def end(self, session: Session) -> str | None:
+        """Take all back. Returns what is wrong: something was committed, or a commit would have failed."""
+        if self._connection is None:  # what went before has closed it
+            return None
+        problem = _end(self._connection, session, deferrable=self.database.template.deferrable)
+        return self._judge(problem) if problem else self.check()
+
+    def check(self) -> str | None:
+        """Take back what is open, and look whether anything was committed. Returns what is wrong."""
+        connection = self._open()
+        try:
+            changed = _last_value(_driver(connection).execute(_TAKE_BACK))
+            connection.rollback()
+        except (DriverError, SQLAlchemyError) as error:
+            return self._judge(_broken(error))
+        if changed is None or self.database.committing:
+            return None
+        return self._judge(_committed(changed))
+
+    def restore(self) -> str | None:
+        """Put the template's rows and sequences back, after a test that was free to commit.
+
+        Returns what is wrong: it changed more than rows, or left a connection open.
+        """
+        left_open = self.pooled.pool.checkedout()  # type: ignore[attr-defined]
+        if left_open:
+            return self._judge(f"it left a transaction open, in {left_open} of its connections")
+        connection = self._open()
+        driver = _driver(connection)
+        try:
+            driver.autocommit = True
+            changed = driver.execute(_RESTORE).fetchone()[0]
+            driver.autocommit = False
+        except DriverError as error:
+            return self._judge(_broken(error))
+        if changed == OBJECTS:
+            return self._judge(_committed(changed) + "; a test that does so takes fresh_database")
+        if changed:
+            # Rows that this role can't put back: it was free to change them.
+            self.renew()
+        return None
+
+    def renew(self) -> None:
+        """Clone the database again, with all connections to it closed."""
+        self.close()
+        self.database.renew()
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._connection is not None:
+            _close(self._connection)
+            self._connection = None
+        self.pooled.dispose()
+        self.engine.dispose()
+
+    def _open(self) -> Connection:
+        if self._connection is None or _is_dead(self._connection, self._generation, self.database):
+            self.close()
+            self._connection = self.engine.connect()
+            self._generation = self.database.generation
+        return self._connection
+
+    def _judge(self, problem: str) -> str:
+        self.renew()
+        return _leak(problem)
+
+
+class AsyncHeld:
+    """The asynchronous twin of `Held`.
+
+    psycopg's connections belong to no event loop, so one serves tests that have each a loop of their own.
+    """
+
+    def __init__(self, database: WorkerDatabase) -> None:
+        self.database = database
+        self.engine: AsyncEngine = create_async_engine(database.url.sqlalchemy, poolclass=NullPool)
+        self._connection: AsyncConnection | None = None
+        self._generation = database.generation
+
+    async def begin(self) -> AsyncSession:
+        """Begin a test's transaction."""
+        held = self._connection
+        if held is None or _is_dead(held.sync_connection, self._generation, self.database):
+            await self.close()
+            self._connection = held = await self.engine.connect()
+            self._generation = self.database.generation
+        await held.begin()
+        return AsyncSession(bind=held, join_transaction_mode="create_savepoint", expire_on_commit=False)
+
+    async def end(self, session: AsyncSession) -> str | None:
+        """Take all back. Returns what is wrong: something was committed, or a commit would have failed."""
+        held = self._connection
+        if held is None:
+            return None
+        deferrable = self.database.template.deferrable
+        try:
+            problem = await held.run_sync(_end, session.sync_session, deferrable=deferrable)
+            if problem is None:
+                driver = (await held.get_raw_connection()).driver_connection
+                assert isinstance(driver, AsyncDriver)  # noqa: S101 - the only driver that the URLs name
+                changed = _last_value(await driver.execute(_TAKE_BACK.encode()))
+                await held.rollback()
+                problem = _committed(changed) if changed and not self.database.committing else None
+        except (DriverError, SQLAlchemyError) as error:
+            problem = _broken(error)
+        if problem is None:
+            return None
+        await self.close()
+        self.database.renew()
+        return _leak(problem)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._connection is not None:
+            await self._connection.run_sync(_close)
+            await self._connection.close()
+            self._connection = None
+        await self.engine.dispose()
+
+
+def _end(connection: Connection, session: Session, *, deferrable: bool) -> str | None:
+    """End the session, without ending the transaction around it. Returns what is wrong."""
+    problem = None
+    try:
+        if deferrable:
+            if _driver(connection).info.transaction_status == TransactionStatus.INERROR:
+                session.rollback()
+            connection.exec_driver_sql(_CHECK_DEFERRED)
+    except SQLAlchemyError as error:
+        problem = f"a commit would have failed ({_reason(error)})"
+    try:
+        session.close()
+    except SQLAlchemyError as error:
+        # The savepoint that the session stood on has gone.
+        problem = problem or f"its transaction was ended by a raw COMMIT or ROLLBACK ({_reason(error)})"
+    return problem
+
+
+def _is_dead(connection: Connection | None, generation: int, database: WorkerDatabase) -> bool:
+    return (
+        connection is None
+        or connection.closed
+        or connection.invalidated
+        or _driver(connection).closed
+        or generation != database.generation
+    )
+
+
+def _driver(connection: Connection) -> Any:
+    """The driver's own connection: it can ask several things in one round trip."""
+    return connection.connection.driver_connection
+
+
+def _close(connection: Connection) -> None:
+    if not connection.closed:
+        connection.invalidate()
+        connection.close()
+
+
+def _reset(driver: Any, _: Any, state: Any) -> None:
+    """Give a connection back to the pool as it came."""
+    if not state.terminate_only:
+        driver.execute(_RESET)
+
+
+def _last_value(cursor: Any) -> str | None:
+    """The one value of the last of several statements, of a cursor of either kind."""
+    while cursor.nextset():
+        pass  # the results before it say nothing
+    value: bytes | None = cursor.pgresult.get_value(0, 0)
+    return None if value is None else value.decode()
+
+
+def _committed(changed: str) -> str:
+    return f"{changed} were changed for good, by a raw COMMIT or by another connection"
+
+
+def _broken(error: Exception) -> str:
+    if isinstance(error, LockNotAvailable):
+        return "a transaction that it left open holds rows or tables"
+    return f"it can't be put back ({_reason(error)})"
+
+
+def _reason(error: Exception) -> str:
+    """The server's one line, without what it says of where."""
+    error = getattr(error, "orig", None) or error
+    primary = getattr(getattr(error, "diag", None), "message_primary", None)
+    return primary or " ".join(str(error).split())
+
+
+def _leak(problem: str) -> str:
+    return f"This test leaves its database changed: {problem}. It was cloned anew for the next test."

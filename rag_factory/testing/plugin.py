@@ -1,0 +1,199 @@
+"""The pytest plug-in. tests/conftest.py loads it: `pytest_plugins = ["rag_factory.testing.plugin"]`.
+
+Its imports are the cost of every start, so the parts that only some runs need are imported inside the hooks.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from rag_factory.errors import RagFactoryError
+from rag_factory.testing.fixtures import *  # noqa: F403 - pytest finds fixtures among the plug-in's names
+from rag_factory.testing.fixtures import CHECKED, DATABASE_FIXTURES, RUN
+from rag_factory.testing.run import GROUPS, Run, begin_run, read_settings
+
+if TYPE_CHECKING:
+    from rag_factory.testing.shards import Shard
+
+DURATIONS = Path("tests/durations.json")
+# A worker is worth its start when there is this much to do for each.
+SECONDS_PER_WORKER = 4.0
+# The application's own settings: what a developer has set must not decide what a test sees.
+PRIVATE = (
+    "DATABASE_URL", "DATABASE_READ_URL", "TEST_DATABASE_URL", "DB_DATABASE_URL", "DATABASE_TEST_URL",
+    "DB_TEST_DATABASE_URL", "DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD",
+    "PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "PGSERVICE",
+)  # fmt: skip
+# What pytest is asked when it shows something rather than runs tests.
+LOOKS = (
+    "collectonly", "help", "version", "showfixtures", "show_fixtures_per_test", "markers", "cacheshow",
+    "setupplan",
+)  # fmt: skip
+_PATCH = pytest.StashKey[pytest.MonkeyPatch]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add our options."""
+    group = parser.getgroup("rag-factory")
+    group.addoption("--shard", metavar="I/N", help="run only part I of N; every test is in exactly one part")
+    group.addoption(
+        "--store-durations",
+        action="store_true",
+        help=f"write how long each test took to {DURATIONS}, which balances shards and chooses workers",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin the run: in the controller by making all ready, in a worker by what the controller hands over."""
+    config.addinivalue_line("markers", "db: needs a database (set by itself from the fixtures)")
+    config.addinivalue_line("markers", "integration: an integration test (set by itself from the folder)")
+    config.addinivalue_line("markers", "llm: calls a language model")
+    patch = config.stash[_PATCH] = pytest.MonkeyPatch()
+    given = getattr(config, "workerinput", None)
+    if given is not None:
+        _hide_settings(patch)
+        if "rag_factory" in given:
+            config.stash[RUN] = Run.from_data(config.rootpath, given["rag_factory"])
+    else:
+        _begin(config, patch)
+        if config.getoption("--store-durations"):
+            config.pluginmanager.register(_Recorder(config.rootpath / DURATIONS))
+    if RUN in config.stash and "db" in config.stash[RUN].off:
+        from rag_factory.testing.sockets import close_sockets
+
+        close_sockets(patch, config.stash[RUN].off["db"])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the leases, and give the environment back."""
+    if RUN in config.stash:
+        config.stash[RUN].close()
+    if _PATCH in config.stash:
+        os.environ.pop("DATABASE_URL", None)
+        config.stash[_PATCH].undo()
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say which server, template and databases the tests run on."""
+    run = config.stash.get(RUN, None)
+    shard = config.getoption("--shard")
+    return ([run.header] if run else []) + ([f"shard: {shard}"] if shard else [])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Hand the run over to a worker of xdist, which then leases a database of its own."""
+    run = node.config.stash.get(RUN, None)
+    if run is not None:
+        run.release()
+        node.workerinput["rag_factory"] = run.as_data()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """With `-n auto`: one process for a suite that takes seconds, at most one for each processor."""
+    from rag_factory.testing.shards import read_durations
+
+    seconds = sum(read_durations(config.rootpath / DURATIONS).values())
+    if not seconds:
+        return None
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(processors, int(seconds / SECONDS_PER_WORKER))
+    return workers if workers > 1 else 0
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip the groups that are off, and keep the tests of this shard."""
+    run = config.stash.get(RUN, None)
+    off = run.off if run else {}
+    integration = config.rootpath / "tests" / "integration"
+    for item in items:
+        fixtures = getattr(item, "fixturenames", [])
+        if DATABASE_FIXTURES.intersection(fixtures):
+            item.add_marker("db")
+            if not CHECKED.intersection(fixtures) and "unchanged_database" not in fixtures:
+                # Nothing is taken back for it; so it is held to leaving nothing.
+                fixtures.insert(0, "unchanged_database")
+        if item.path.is_relative_to(integration):
+            item.add_marker("integration")
+        for group in GROUPS:
+            if group in off and item.get_closest_marker(group):
+                item.add_marker(pytest.mark.skip(reason=off[group]))
+    shard = _read_shard(config)
+    if shard is not None:
+        from rag_factory.testing.shards import assign, read_durations
+
+        durations = read_durations(config.rootpath / DURATIONS)
+        shards = assign([item.nodeid for item in items], shard.total, durations)
+        others = [item for item in items if shards[item.nodeid] != shard.index]
+        items[:] = [item for item in items if shards[item.nodeid] == shard.index]
+        config.hook.pytest_deselected(items=others)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let a test see the address of this process's database when it takes one, and else none."""
+    run = item.config.stash.get(RUN, None)
+    if run is not None and run.url and item.get_closest_marker("db"):
+        os.environ["DATABASE_URL"] = run.url
+    else:
+        os.environ.pop("DATABASE_URL", None)
+
+
+class _Recorder:
+    """Adds up what each test took: its set-up, itself, and what follows it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seconds: dict[str, float] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Add a part of a test."""
+        if not report.skipped:
+            self._seconds[report.nodeid] = self._seconds.get(report.nodeid, 0.0) + report.duration
+
+    def pytest_sessionfinish(self) -> None:
+        """Write them over those of earlier runs."""
+        from rag_factory.testing.shards import read_durations, write_durations
+
+        if self._seconds:
+            write_durations(self._path, read_durations(self._path) | self._seconds)
+
+
+def _begin(config: pytest.Config, patch: pytest.MonkeyPatch) -> None:
+    """Read the settings, hide them from the tests, and make the databases ready."""
+    try:
+        _read_shard(config)
+        settings = None if _only_looks(config) else read_settings(config.rootpath)
+    except RagFactoryError as error:
+        raise pytest.UsageError(str(error)) from error
+    environment = dict(os.environ)
+    _hide_settings(patch)
+    if settings is not None:
+        workers = max(len(config.getoption("tx", None) or ()), 1)
+        config.stash[RUN] = begin_run(settings, workers, environment)
+
+
+def _hide_settings(patch: pytest.MonkeyPatch) -> None:
+    for name in PRIVATE:
+        patch.delenv(name, raising=False)
+    patch.setenv("APP_ENV", "test")
+
+
+def _read_shard(config: pytest.Config) -> Shard | None:
+    text = config.getoption("--shard")
+    if text is None:
+        return None
+    from rag_factory.testing.shards import Shard
+
+    return Shard.parse(text)
+
+
+def _only_looks(config: pytest.Config) -> bool:
+    """Whether pytest was asked to show something rather than to run tests."""
+    return any(config.getoption(name, None) for name in LOOKS)

@@ -1,0 +1,293 @@
+"""The template database: migrated once, cloned for each worker, kept for the next run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import sql
+
+from rag_factory.database.connection import connect, translate
+from rag_factory.errors import LockedError, RagFactoryError
+from rag_factory.testing import catalog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from rag_factory.database.url import DatabaseUrl
+    from rag_factory.migrate.project import Project
+    from rag_factory.testing.place import Place
+
+BUILD_TIMEOUT_SECONDS = 600.0
+POLL_SECONDS = 0.02
+# How exactly a mark knows when its database was last used.
+DAY_SECONDS = 86_400
+# A change of what this module builds makes templates of earlier forms useless.
+FORM = "2"
+_FACTS = """
+    SELECT current_setting('server_version'), current_setting('fsync'),
+           (SELECT string_agg(name || ' ' || default_version, ', ' ORDER BY name)
+            FROM pg_available_extensions WHERE name = ANY (%s))
+"""
+_MARK = """
+    SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s AND NOT datallowconn
+"""
+
+
+@dataclass(frozen=True)
+class Template:
+    """A complete template.
+
+    fingerprint: of its schema and rows, as a clone must still have it. settings: what its migrations set by
+    ALTER DATABASE, which cloning doesn't copy. strategy: how this server clones fastest.
+    """
+
+    name: str
+    strategy: str
+    fingerprint: str
+    deferrable: bool
+    settings: dict[str, str] = field(default_factory=dict)
+    built: bool = False
+
+    def as_data(self) -> dict[str, Any]:
+        """The same as plain data, for another process."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ServerFacts:
+    """What the server says of itself. extensions: the versions it has of those that the project uses."""
+
+    version: str
+    strategy: str
+    extensions: str
+
+
+def read_facts(server: psycopg.Connection[Any], project: Project) -> ServerFacts:
+    """Ask the server what the template and the cloning depend on."""
+    row = server.execute(_FACTS.encode(), (list(project.extensions),)).fetchone()
+    full_version, fsync, extensions = row or ("", "on", None)
+    # Copying files takes two checkpoints: cheap where nothing is flushed to disk, dear elsewhere.
+    strategy = "FILE_COPY" if fsync == "off" else "WAL_LOG"
+    return ServerFacts(full_version.split()[0], strategy, extensions or "")
+
+
+def template_key(project: Project, facts: ServerFacts) -> str:
+    """Twelve characters that change with whatever a migration's result depends on.
+
+    All files of the script folders count, since a revision may read any of them; but not what Python and
+    editors leave there.
+    """
+    digest = hashlib.sha256()
+    configuration = [project.root / "alembic.ini"] if project.ini else []
+    found = (path for folder in project.script_folders for path in folder.rglob("*"))
+    files = {
+        path
+        for path in found
+        if "__pycache__" not in path.parts
+        and not path.name.startswith(".")
+        and not path.name.endswith("~")
+        and path.is_file()
+    }
+    for path in sorted([*files, *configuration]):
+        content = path.read_bytes()
+        digest.update(f"{os.path.relpath(path, project.root)} {len(content)}\n".encode())
+        digest.update(content)
+    settings = project.pyproject.get("rag_factory", {}), project.pyproject.get("alembic", {})
+    for fact in (
+        FORM,
+        _engine_version(),
+        facts.version,
+        facts.extensions,
+        json.dumps(settings, sort_keys=True, default=str),
+    ):
+        digest.update(f"{fact}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+def template_name(place: Place, key: str) -> str:
+    """The name of the template with this key."""
+    return f"{place.base}_tpl_{key}"
+
+
+def ensure_template(
+    server: psycopg.Connection[Any], place: Place, project: Project, facts: ServerFacts
+) -> Template:
+    """Find the template, or build it. However many ask at once, one builds and the others wait.
+
+    server: a session on the maintenance database, where all of them meet. As long as it lasts, nobody
+    collects the template.
+    Raises RagFactoryError: a migration failed; no template is left behind.
+    """
+    name = template_name(place, template_key(project, facts))
+    server.execute(
+        "SELECT pg_advisory_lock_shared(%s), set_config('idle_session_timeout', '0', false)", (use_key(name),)
+    )
+    found = find_template(server, name, facts.strategy)
+    if found is not None:
+        return found
+    with _building(server, name):
+        found = find_template(server, name, facts.strategy)
+        if found is not None:
+            return found
+        return _build(server, place, project, name, facts.strategy)
+
+
+def find_template(server: psycopg.Connection[Any], name: str, strategy: str) -> Template | None:
+    """The template of that name, if it is there and complete; it is marked as used."""
+    row = server.execute(_MARK.encode(), (name,)).fetchone()
+    mark = read_mark(row[0] if row else None)
+    if mark.get("kind") != "template":
+        return None
+    touch(server, name, mark)
+    return Template(name, strategy, mark["fingerprint"], mark["deferrable"], mark["settings"])
+
+
+def read_mark(comment: str | None) -> dict[str, Any]:
+    """What we wrote into a database's comment; empty when it isn't ours."""
+    try:
+        mark = json.loads(comment or "{}").get("rag_factory", {})
+    except (ValueError, AttributeError):
+        return {}
+    return mark if isinstance(mark, dict) else {}
+
+
+def write_mark(server: psycopg.Connection[Any], name: str, **mark: Any) -> None:
+    """Write the comment by which we know a database again."""
+    text = json.dumps({"rag_factory": mark | {"used": int(time.time())}})
+    server.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), sql.Literal(text)))
+
+
+def touch(server: psycopg.Connection[Any], name: str, mark: dict[str, Any]) -> None:
+    """Note that a database was used, at most once a day."""
+    if time.time() - mark.get("used", 0) > DAY_SECONDS:
+        write_mark(server, name, **mark)
+
+
+def drop(server: psycopg.Connection[Any], name: str) -> None:
+    """Drop a database, ending the sessions on it."""
+    server.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def lock_key(name: str) -> int:
+    """The advisory lock of a database's name, in the maintenance database: held to build or to lease it."""
+    return int.from_bytes(hashlib.sha256(f"rag-factory {name}".encode()).digest()[:8], signed=True)
+
+
+def use_key(name: str) -> int:
+    """The advisory lock of a template that runs share for as long as they may clone it."""
+    return lock_key(f"use of {name}")
+
+
+def migrate_new_database(url: DatabaseUrl, root: Path, revision: str = "head") -> None:
+    """Create a database and migrate it, as `db.migrate` does."""
+    # What only building needs is imported here: it would cost a warm run more than all the rest.
+    from rag_factory.database.config import DatabaseConfig
+    from rag_factory.migrate.creation import create_database
+    from rag_factory.migrate.history import History
+    from rag_factory.migrate.project import Project
+    from rag_factory.migrate.runner import Runner
+    from rag_factory.migrate.target import Target
+
+    project = Project(root)
+    # The defaults: neither the application's settings nor a test's have a say here.
+    target = Target(url, DatabaseConfig.model_validate({}))
+    with _as_application(url):
+        create_database(target, project)
+        history = History.read(project)
+        Runner(target, project, history).upgrade(history.resolve(revision))
+
+
+@contextmanager
+def _as_application(url: DatabaseUrl) -> Iterator[None]:
+    """Be a process whose database is this one: an env.py that reads the environment goes to no other.
+
+    What Alembic adds to the import path goes again, or a run that builds would import what others can't.
+    """
+    path, before = list(sys.path), os.environ.get("DATABASE_URL")
+    os.environ["DATABASE_URL"] = url.plain
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        if before is None:
+            del os.environ["DATABASE_URL"]
+        else:
+            os.environ["DATABASE_URL"] = before
+
+
+@contextmanager
+def _building(server: psycopg.Connection[Any], name: str) -> Iterator[None]:
+    """Be the only builder of this template on the server."""
+    deadline = time.monotonic() + BUILD_TIMEOUT_SECONDS
+    while not try_lock(server, lock_key(name)):
+        if time.monotonic() > deadline:
+            raise LockedError(
+                f"Another run has been building {name} for {BUILD_TIMEOUT_SECONDS:.0f} s.",
+                fix="End it, then run the tests again.",
+            )
+        time.sleep(POLL_SECONDS)
+    try:
+        yield
+    finally:
+        unlock(server, lock_key(name))
+
+
+def try_lock(server: psycopg.Connection[Any], key: int) -> bool:
+    """Take an advisory lock if it is free."""
+    row = server.execute("SELECT pg_try_advisory_lock(%s)", (key,)).fetchone()
+    return bool(row and row[0])
+
+
+def unlock(server: psycopg.Connection[Any], key: int) -> None:
+    """Give an advisory lock back."""
+    server.execute("SELECT pg_advisory_unlock(%s)", (key,))
+
+
+def _build(
+    server: psycopg.Connection[Any], place: Place, project: Project, name: str, strategy: str
+) -> Template:
+    """Migrate an empty database and close it. The mark is written last: without it, it is rebuilt."""
+    url = place.url_of(name)
+    drop(server, name)
+    try:
+        migrate_new_database(url, project.root)
+        with connect(url) as connection:
+            catalog.install(connection)
+            settings = catalog.read_settings(connection)
+            deferrable = catalog.has_deferrable_constraints(connection)
+            fingerprint = catalog.fingerprint(connection)
+        identifier = sql.Identifier(name)
+        server.execute(sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false").format(identifier))
+        server.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = %s AND backend_type = 'client backend'",
+            (name,),
+        )
+        write_mark(
+            server, name, kind="template", fingerprint=fingerprint, deferrable=deferrable, settings=settings
+        )
+    except BaseException as error:
+        drop(server, name)
+        if isinstance(error, psycopg.Error):
+            raise translate(error, url) from error
+        if isinstance(error, RagFactoryError):
+            error.what = f"The test template can't be built: {error.what}"
+        raise
+    return Template(name, strategy, fingerprint, deferrable, settings, built=True)
+
+
+def _engine_version() -> str:
+    try:
+        return version("rag-factory")
+    except PackageNotFoundError:
+        return "source"

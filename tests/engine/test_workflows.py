@@ -1,0 +1,176 @@
+"""The workflows, held to what they promise: every job counts, nothing floats, no right is given unasked."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.engine.test_noxfile import session_names
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+GREEN = "all-green"
+NOX = re.compile(r'uvx nox -s (?P<session>"[^"]+"|\S+)(?: -- --shard "\$SHARD")?')
+TASK = re.compile(r"uv run --no-sync invoke (?P<task>[a-z.]+)")
+
+
+def read(name: str) -> dict[Any, Any]:
+    return dict(yaml.safe_load((ROOT / ".github" / "workflows" / name).read_text()))
+
+
+def every(kind: str) -> list[Any]:
+    """A parameter for each job or step of each workflow."""
+    found = []
+    for path in WORKFLOWS:
+        for name, job in read(path.name)["jobs"].items():
+            if kind == "job":
+                found.append(pytest.param(job, id=f"{path.stem}-{name}"))
+            else:
+                steps = enumerate(job["steps"])
+                found += [pytest.param(step, id=f"{path.stem}-{name}-{number}") for number, step in steps]
+    return found
+
+
+def combinations(job: dict[str, Any]) -> list[dict[str, str]]:
+    """What a job's matrix makes of it: the values of each of its runs."""
+    matrix = dict(job.get("strategy", {}).get("matrix", {}))
+    included = matrix.pop("include", [])
+    crossed: list[dict[str, str]] = [{}] if matrix else []
+    for key, values in matrix.items():
+        crossed = [{**values_before, key: value} for values_before in crossed for value in values]
+    return crossed + included or [{}]
+
+
+def sessions_of(job: dict[str, Any]) -> set[str]:
+    """The nox sessions that a job runs."""
+    found = set()
+    for command in [step["run"] for step in job["steps"] if "run" in step]:
+        called = NOX.fullmatch(command)
+        assert called, f"this is not one nox session: {command}"
+        for values in combinations(job):
+            found.add(called["session"].strip('"').replace("$PYTHON", values.get("python", "")))
+    return found
+
+
+CI_JOBS = {name: job for name, job in read("ci.yml")["jobs"].items() if name != GREEN}
+
+
+def test_there_are_the_workflows_that_these_tests_read() -> None:
+    assert [path.name for path in WORKFLOWS] == ["ci.yml", "migrate.yml"]
+
+
+def test_all_green_needs_every_other_job() -> None:
+    green = read("ci.yml")["jobs"][GREEN]
+    assert set(green["needs"]) == set(CI_JOBS)
+    assert green["if"] == "always()", "a skipped check counts as a passed one"
+
+
+@pytest.mark.parametrize(
+    ("results", "passes"),
+    [
+        ("success", True),
+        ("success success success", True),
+        ("success failure success", False),
+        ("skipped success", False),
+        ("success cancelled", False),
+        ("failure", False),
+        ("", False),
+    ],
+)
+def test_all_green_passes_only_when_every_job_succeeded(results: str, passes: bool) -> None:
+    (step,) = read("ci.yml")["jobs"][GREEN]["steps"]
+    assert step["env"] == {"RESULTS": "${{ join(needs.*.result, ' ') }}"}
+    done = subprocess.run(
+        ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", step["run"]],
+        env={"PATH": os.environ["PATH"], "RESULTS": results},
+        check=False,
+    )
+    assert (done.returncode == 0) == passes
+
+
+@pytest.mark.parametrize("name", CI_JOBS)
+def test_job_runs_one_session_that_exists(name: str) -> None:
+    runs = [step for step in CI_JOBS[name]["steps"] if "run" in step]
+    assert len(runs) == 1
+    assert sessions_of(CI_JOBS[name]) <= session_names()
+
+
+def test_ci_runs_every_session() -> None:
+    called = set().union(*(sessions_of(job) for job in CI_JOBS.values()))
+    assert called == session_names() - {"tests"}, "tests itself runs as tests-3.11 and so on"
+
+
+def test_every_python_and_postgresql_has_its_turn() -> None:
+    server = combinations(CI_JOBS["tests-on-a-server"])
+    pythons = {values["python"] for values in combinations(CI_JOBS["tests"]) + server}
+    assert {f"tests-{python}" for python in pythons} == session_names() & {f"tests-3.{n}" for n in range(99)}
+    assert {values["postgresql"] for values in server} == {"15", "16", "17"}, "18 is the embedded one"
+
+
+def test_shards_are_complete() -> None:
+    shards = CI_JOBS["tests"]["strategy"]["matrix"]["shard"]
+    assert shards == [f"{number}/{len(shards)}" for number in range(1, len(shards) + 1)]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_nothing_is_permitted_that_a_job_does_not_ask_for(path: Any) -> None:
+    workflow = read(path.name)
+    assert workflow["permissions"] == {}
+    for job in workflow["jobs"].values():
+        assert job["permissions"] in ({}, {"contents": "read"})
+
+
+@pytest.mark.parametrize("job", every("job"))
+def test_job_ends_by_itself(job: dict[str, Any]) -> None:
+    assert 0 < job["timeout-minutes"] <= 360
+
+
+@pytest.mark.parametrize("step", every("step"))
+def test_step_uses_what_it_names_and_nothing_newer(step: dict[str, Any]) -> None:
+    if "uses" in step:
+        assert re.fullmatch(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}", step["uses"]), "pin it by its commit"
+    if step.get("uses", "").startswith("actions/checkout@"):
+        assert step["with"]["persist-credentials"] is False
+    assert "${{" not in step.get("run", ""), "a value in a script is code: hand it over by env"
+
+
+def test_pin_says_its_version() -> None:
+    for path in WORKFLOWS:
+        for line in path.read_text().splitlines():
+            if "uses:" in line:
+                assert re.search(r"@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line), line
+
+
+def test_migrations_of_one_environment_never_meet() -> None:
+    concurrency = read("migrate.yml")["concurrency"]
+    assert "inputs.environment" in concurrency["group"]
+    assert concurrency["cancel-in-progress"] is False
+
+
+def test_migration_needs_the_protected_environment_and_a_person() -> None:
+    workflow = read("migrate.yml")
+    assert list(workflow[True]) == ["workflow_dispatch"], "YAML reads the key on as true"
+    (job,) = workflow["jobs"].values()
+    assert job["environment"] == "${{ inputs.environment }}"
+    assert "secrets." not in str(job["env"])
+
+
+def test_migration_looks_before_it_changes_anything() -> None:
+    (job,) = read("migrate.yml")["jobs"].values()
+    steps = [step for step in job["steps"] if TASK.search(step.get("run", ""))]
+    called = [match["task"] for step in steps if (match := TASK.search(step["run"]))]
+    assert called == ["env.check", "db.status", "db.migrate", "db.migrate"]
+    assert "--sql" in steps[2]["run"]
+    assert "--sql" not in steps[3]["run"]
+    assert [step.get("if") for step in steps] == [None, None, None, "inputs.apply"]
+
+
+def test_secret_reaches_only_the_steps_that_run_a_task() -> None:
+    (job,) = read("migrate.yml")["jobs"].values()
+    for step in job["steps"]:
+        assert ("secrets." in str(step)) == bool(TASK.search(step.get("run", ""))), step
