@@ -52,7 +52,6 @@ def coverage(session: nox.Session) -> None:
     session.install("-e", ".", *dependencies("tests", "coverage"))
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", "-n", "auto", *session.posargs)
-    session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 
 
