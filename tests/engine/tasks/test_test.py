@@ -1,0 +1,79 @@
+"""`test.*`: the test databases through the command line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rag_factory.database.url import DatabaseUrl
+    from tests.conftest import CommandLine
+
+
+@pytest.fixture
+def base(server_url: DatabaseUrl) -> Iterator[DatabaseUrl]:
+    """A name for test databases of this test's own."""
+    url = server_url.with_database(f"t{uuid4().hex[:6]}_test")
+    yield url
+    with psycopg.connect(server_url.with_database("postgres").plain, autocommit=True) as server:
+        for name in databases(url):
+            server.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+
+
+def databases(base: DatabaseUrl) -> list[str]:
+    with psycopg.connect(base.with_database("postgres").plain) as server:
+        found = server.execute(
+            "SELECT datname FROM pg_database WHERE starts_with(datname, %s)", (base.database,)
+        )
+        return [name for (name,) in found]
+
+
+def test_databases_are_prepared_listed_and_cleaned(cli: CommandLine, base: DatabaseUrl) -> None:
+    cli = replace(cli, environment={"TEST_DATABASE_URL": base.plain})
+    prepared = cli.invoke("test.prepare", "--workers", "2")
+    assert prepared.returncode == 0, prepared.stderr
+    assert "built, 2 cloned" in prepared.stderr
+    assert "cached, 2 kept" in cli.invoke("test.prepare", "--workers", "2").stderr
+
+    listed = json.loads(cli.invoke("test.status", "--json").stdout)["databases"]
+    assert sorted(database["kind"] for database in listed) == ["template", "worker", "worker"]
+    assert not any(database["leased"] for database in listed)
+    table = cli.invoke("test.status")
+    assert all(name in table.stdout for name in databases(base))
+
+    cleaned = cli.invoke("test.clean")
+    assert cleaned.stderr.count("dropped") == 3, cleaned.stderr
+    assert databases(base) == []
+    assert "nothing to clean" in cli.invoke("test.clean").stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "code", "says"),
+    [
+        (["test.prepare", "--workers", "-1"], {}, 2, "--workers is -1"),
+        (["test.prepare"], {"APP_ENV": "production"}, 3, "tests don't run there"),
+        (["test.prepare"], {"TEST_DATABASE_URL": "postgresql://localhost:1/a_test"}, 3, "No server answers"),
+        (["test.status"], {"TEST_DATABASE_URL": "postgresql://localhost:1/a"}, 3, "without the word test"),
+        (["test.clean"], {"TEST_DATABASE_URL": "postgresql://localhost:1/a_test"}, 3, "No server answers"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    cli: CommandLine, arguments: list[str], environment: dict[str, str], code: int, says: str
+) -> None:
+    done = replace(cli, environment=environment).invoke(*arguments)
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_stopping_what_does_not_run_says_so(cli: CommandLine) -> None:
+    done = cli.invoke("test.stop")
+    assert done.returncode == 0
+    assert "was not running" in done.stderr
