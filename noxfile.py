@@ -43,7 +43,7 @@ for version in nox.project.python_versions(PROJECT):
 def migrations(session: nox.Session) -> None:
     """Run the tests of the revisions; arguments after -- go to pytest."""
     session.install("-e", ".", *dependencies("tests"))
-    session.run("pytest", "tests/migrations", *session.posargs)
+    session.run("pytest", "-n", "auto", "tests/migrations", *session.posargs)
 
 
 @nox.session
