@@ -18,6 +18,8 @@ SCHEMA = "rag_factory_testing"
 FIRST_USER_OID = 16384
 # How long restoring waits for rows that a test's own forgotten transaction holds.
 LOCK_TIMEOUT_SECONDS = 2
+# Looking at more transactions one by one would cost as much as looking at the tables.
+FEW_TRANSACTIONS = 50
 # What `changed` says of more than rows.
 OBJECTS = "tables, indexes, columns or functions"
 # Each with the columns that can be written: generated ones can't. Materialized views are proved only.
@@ -54,6 +56,7 @@ _SETTINGS = """
     SELECT unnest(setconfig) FROM pg_db_role_setting
     WHERE setrole = 0 AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
+_ALWAYS_FIRES = "SELECT EXISTS (SELECT FROM pg_trigger WHERE tgenabled IN ('A', 'R'))"
 _DEFERRABLE = f"SELECT EXISTS (SELECT FROM pg_constraint WHERE condeferrable AND oid >= {FIRST_USER_OID})"
 
 
@@ -107,19 +110,22 @@ def install(connection: psycopg.Connection[Any]) -> None:
         (name, *_all(connection, f"SELECT last_value, is_called FROM {name}")[0])
         for _, name, *_rest in _all(connection, _RELATIONS, ["S"])
     ]
-    tests = {f"the rows of {name}": f"EXISTS (SELECT FROM ONLY {name})" for name in empty}
-    tests |= {f"the rows of {table.name}": table.differs for table in full}
-    if views:
-        tests["the rows of materialized views"] = " OR ".join(views)
+    rows = {f"the rows of {name}": f"EXISTS (SELECT FROM ONLY {name})" for name in empty}
+    rows |= {f"the rows of {table.name}": table.differs for table in full}
+    others = {"the rows of materialized views": " OR ".join(views)} if views else {}
+    # The number counts the functions that read it, so it is found last and kept in a table.
+    others[OBJECTS] = f"{_OBJECTS} <> (SELECT number FROM {SCHEMA}.objects)"
+    connection.execute(f"CREATE TABLE {SCHEMA}.objects (number numeric)".encode())
+    # A trigger that always fires may write while rows are put back; then they are looked at once more.
+    afterwards = rows | others if _one(connection, _ALWAYS_FIRES) else others
     for statement in (
+        _changed(rows | others),
+        _PROVE,
         _reset_sequences(sequences),
-        _restore(empty, full, " OR ".join(hidden) or "false"),
+        _restore(empty, full, afterwards, " OR ".join(hidden) or "false"),
         _fingerprint(" OR ".join(hidden) or "false"),
     ):
         connection.execute(statement.encode())
-    # The number counts the function that reads it, so it is found last and kept in a table.
-    connection.execute(f"CREATE TABLE {SCHEMA}.objects (number numeric)".encode())
-    connection.execute(_changed(tests, f"(SELECT number FROM {SCHEMA}.objects)").encode())
     connection.execute(f"INSERT INTO {SCHEMA}.objects SELECT {_OBJECTS}".encode())
 
 
@@ -165,18 +171,44 @@ def _content(name: str, columns: str) -> str:
     )
 
 
-def _changed(tests: dict[str, str], objects: str) -> str:
-    """The function that says what differs from the template: a table's rows, or objects; else null."""
+def _first(tests: dict[str, str]) -> str:
+    """The name of the first test that is true; null when none is."""
     cases = "\n".join(f"WHEN {test} THEN '{_literal(name)}'" for name, test in tests.items())
+    return f"CASE {cases} END"
+
+
+def _changed(tests: dict[str, str]) -> str:
+    """The function that says what differs from the template: a table's rows, or objects; else null."""
     return f"""
         CREATE FUNCTION {SCHEMA}.changed() RETURNS text LANGUAGE plpgsql AS $changed$
         BEGIN
-            RETURN CASE {cases}
-                WHEN {_OBJECTS} <> {objects} THEN '{OBJECTS}'
-            END;
+            RETURN {_first(tests)};
         END;
         $changed$
     """
+
+
+# What a test that committed nothing leaves is proved without a look at the tables: when no transaction on
+# the whole server has committed since the last proof, nothing has changed. Those that still run count the
+# next time. It also gives back a session's advisory locks, which outlive its transactions. It says before
+# which transaction nothing changed, and what did after it.
+_PROVE = f"""
+    CREATE FUNCTION {SCHEMA}.prove(since bigint) RETURNS text LANGUAGE plpgsql AS $prove$
+    DECLARE
+        snapshot pg_snapshot := pg_current_snapshot();
+        upto bigint := pg_snapshot_xmax(snapshot)::text;
+    BEGIN
+        PERFORM pg_advisory_unlock_all();
+        IF upto - since <= {FEW_TRANSACTIONS} THEN
+            WHILE since < upto AND pg_xact_status(since::text::xid8) <> 'committed' LOOP
+                since := since + 1;
+            END LOOP;
+        END IF;
+        RETURN pg_snapshot_xmin(snapshot) || ' '
+            || CASE WHEN since < upto THEN coalesce({SCHEMA}.changed(), '') ELSE '' END;
+    END;
+    $prove$
+"""
 
 
 def _reset_sequences(sequences: list[tuple[str, int, bool]]) -> str:
@@ -195,7 +227,7 @@ def _reset_sequences(sequences: list[tuple[str, int, bool]]) -> str:
     """
 
 
-def _restore(empty: list[str], full: list[_Full], hidden: str) -> str:
+def _restore(empty: list[str], full: list[_Full], afterwards: dict[str, str], hidden: str) -> str:
     """The function that puts rows and sequences back, and says what it could not put back.
 
     Deleting few rows is ten times faster than TRUNCATE, which makes new files. It takes a role that may turn
@@ -217,6 +249,8 @@ def _restore(empty: list[str], full: list[_Full], hidden: str) -> str:
                 SET LOCAL session_replication_role = 'replica';
                 {deletes}
                 {refills}
+                PERFORM {SCHEMA}.reset_sequences();
+                RETURN {_first(afterwards)};
             END IF;
             PERFORM {SCHEMA}.reset_sequences();
             RETURN {SCHEMA}.changed();

@@ -13,7 +13,7 @@ from psycopg import sql
 from rag_factory.database.connection import connect
 from rag_factory.errors import DatabaseMissingError
 from rag_factory.testing import catalog
-from rag_factory.testing.template import drop, lock_key, read_mark, touch, write_mark
+from rag_factory.testing.template import drop, is_stale, lock_key, read_mark, touch, unlock, write_mark
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ class WorkerDatabase:
 
     server: the session on the maintenance database that holds the lease; the server frees it when the process
     dies, however it dies. generation: how often it was cloned again; connections to earlier ones are dead.
-    committing: whether the test of now may commit.
+    committing: whether the test of now may commit. proved: the transaction before which nothing changed.
     """
 
     place: Place
@@ -41,6 +41,7 @@ class WorkerDatabase:
     server: psycopg.Connection[Any]
     generation: int = 0
     committing: bool = False
+    proved: int = 0
     _numbers: count[int] = field(default_factory=count)
 
     @property
@@ -51,6 +52,7 @@ class WorkerDatabase:
     def renew(self) -> None:
         """Clone it again: something was left in it that a rollback can't take back."""
         self.generation += 1
+        self.proved = 0
         _clone(self.server, self.template, self.name)
 
     def clone(self) -> str:
@@ -69,40 +71,42 @@ class WorkerDatabase:
 
     def close(self) -> None:
         """End the lease. The database stays for the next run."""
-        # The server notices a closed session a little later; the lease shall be free at once.
-        self.server.execute("SELECT pg_advisory_unlock_all()")
-        self.server.close()
+        unlock(self.server, lock_key(self.name))
 
 
-def lease(place: Place, template: Template, checkout: str, first_slot: int = 0) -> WorkerDatabase:
+def open_keeper(url: DatabaseUrl, connect_timeout_seconds: int = 10) -> psycopg.Connection[Any]:
+    """Open a session on the maintenance database for locks, which the server doesn't end while it waits."""
+    server = connect(url, connect_timeout_seconds=connect_timeout_seconds)
+    server.execute("SET idle_session_timeout = 0")
+    return server
+
+
+def lease(
+    server: psycopg.Connection[Any], place: Place, template: Template, checkout: str, first_slot: int = 0
+) -> WorkerDatabase:
     """Lease the first free slot from `first_slot` on, and make its database ready.
 
+    server: the session on the maintenance database that holds the lease.
     A database kept from an earlier run is used again only when one round trip proves its schema and rows
     unchanged; else it is cloned anew.
     """
-    server = connect(place.url)
-    try:
-        for slot in count(first_slot):
-            name = f"{place.base}_{checkout}_{slot}"
-            row = server.execute(_LEASE.encode(), {"key": lock_key(name), "name": name}).fetchone()
-            if row and row[0]:
-                origin = _make_ready(server, place, template, name, read_mark(row[1]), bool(row[2]))
-                return WorkerDatabase(place, template, name, origin, server)
-    except BaseException:
-        server.close()
-        raise
-    raise AssertionError  # pragma: no cover - count() doesn't end
+    slot = _take_slot(server, place, checkout, first_slot)
+    return WorkerDatabase(place, template, slot.name, _make_ready(place, template, slot), server)
 
 
-def lease_many(place: Place, template: Template, checkout: str, number: int) -> Sequence[WorkerDatabase]:
-    """Lease several at once, made ready in parallel. Either all are leased or none."""
+def lease_many(
+    server: psycopg.Connection[Any], place: Place, template: Template, checkout: str, number: int
+) -> Sequence[WorkerDatabase]:
+    """Lease several at once, made ready in parallel."""
+    slots: list[_Slot] = []
+    while len(slots) < number:
+        slots.append(_take_slot(server, place, checkout, slots[-1].number + 1 if slots else 0))
     with ThreadPoolExecutor(number) as pool:
-        futures = [pool.submit(lease, place, template, checkout, slot) for slot in range(number)]
-    leased = [future.result() for future in futures if future.exception() is None]
-    if len(leased) < number:
-        for database in leased:
-            database.close()
-    return [future.result() for future in futures]
+        origins = pool.map(lambda slot: _make_ready(place, template, slot), slots)
+        return [
+            WorkerDatabase(place, template, slot.name, origin, server)
+            for slot, origin in zip(slots, origins, strict=True)
+        ]
 
 
 def create_clone(server: psycopg.Connection[Any], template: Template, name: str) -> None:
@@ -120,32 +124,51 @@ def create_clone(server: psycopg.Connection[Any], template: Template, name: str)
             server.execute(sql.SQL("ALTER DATABASE {} SET {} FROM CURRENT").format(clone, names))
 
 
-_LEASE = """
+_TAKE_SLOT = """
     SELECT pg_try_advisory_lock(%(key)s),
            (SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %(name)s),
-           EXISTS (SELECT FROM pg_database WHERE starts_with(datname, %(name)s || '_f')),
-           set_config('idle_session_timeout', '0', false)
+           EXISTS (SELECT FROM pg_database WHERE starts_with(datname, %(name)s || '_f'))
 """
 _LEFTOVERS = "SELECT datname FROM pg_database WHERE starts_with(datname, %s || '_f')"
 
 
-def _make_ready(
-    server: psycopg.Connection[Any],
-    place: Place,
-    template: Template,
-    name: str,
-    mark: dict[str, Any],
-    leftovers: bool,
-) -> Origin:
+@dataclass(frozen=True)
+class _Slot:
+    """A place for a worker database, leased. mark: of the database that an earlier run left there.
+
+    leftovers: whether there are private clones of a killed run as well.
+    """
+
+    number: int
+    name: str
+    mark: dict[str, Any]
+    leftovers: bool
+
+
+def _take_slot(server: psycopg.Connection[Any], place: Place, checkout: str, first: int) -> _Slot:
+    for number in count(first):
+        name = f"{place.base}_{checkout}_{number}"
+        row = server.execute(_TAKE_SLOT.encode(), {"key": lock_key(name), "name": name}).fetchone()
+        if row and row[0]:
+            return _Slot(number, name, read_mark(row[1]), bool(row[2]))
+    raise AssertionError  # pragma: no cover - count() doesn't end
+
+
+def _make_ready(place: Place, template: Template, slot: _Slot) -> Origin:
     """Take what an earlier run left in a slot that is ours now, or clone."""
-    if leftovers:
-        for (leftover,) in server.execute(_LEFTOVERS.encode(), (name,)).fetchall():
-            drop(server, leftover)
-    if mark.get("template") == template.name and _unchanged(place, template, name):
-        touch(server, name, mark)
+    kept = slot.mark.get("template") == template.name and _unchanged(place, template, slot.name)
+    if kept and not slot.leftovers and not is_stale(slot.mark):
         return "kept"
-    _clone(server, template, name)
-    return "cloned"
+    # A session of its own: clones are made in parallel.
+    with connect(place.url) as server:
+        if slot.leftovers:
+            for (leftover,) in server.execute(_LEFTOVERS.encode(), (slot.name,)).fetchall():
+                drop(server, leftover)
+        if not kept:
+            _clone(server, template, slot.name)
+            return "cloned"
+        touch(server, slot.name, slot.mark)
+    return "kept"
 
 
 def _unchanged(place: Place, template: Template, name: str) -> bool:

@@ -46,10 +46,13 @@ def worker_database(pytestconfig: pytest.Config) -> Iterator[WorkerDatabase]:
     if "db" in run.off:
         pytest.skip(run.off["db"])
     worker = getattr(pytestconfig, "workerinput", {}).get("workerid", "gw0")
+    problem = None
     try:
         database = run.lease(first_slot=int(worker.removeprefix("gw")))
     except RagFactoryError as error:
-        pytest.fail(str(error), pytrace=False)
+        problem = str(error)
+    # Not where it is caught: pytest would show it twice.
+    _judge(problem)
     # The application under test, when it reads its settings, finds this database and no other.
     os.environ["DATABASE_URL"] = run.url
     yield database

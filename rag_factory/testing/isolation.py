@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from rag_factory.testing.databases import WorkerDatabase
 
-# One round trip each. A session's advisory locks outlive its transactions.
-_TAKE_BACK = f"ROLLBACK; SELECT pg_advisory_unlock_all(); SELECT {SCHEMA}.changed()"
+# One round trip each.
+_TAKE_BACK = f"ROLLBACK; SELECT {SCHEMA}.prove({{proved}})"
 _RESTORE = f"SELECT {SCHEMA}.restore()"
 _CHECK_DEFERRED = "SET CONSTRAINTS ALL IMMEDIATE"
 # What else a test may have set on a connection that the next one gets from the pool.
@@ -60,13 +60,11 @@ class Held:
         """Take back what is open, and look whether anything was committed. Returns what is wrong."""
         connection = self._open()
         try:
-            changed = _last_value(_driver(connection).execute(_TAKE_BACK))
+            changed = _note(self.database, _driver(connection).execute(_take_back(self.database)))
             connection.rollback()
         except (DriverError, SQLAlchemyError) as error:
             return self._judge(_broken(error))
-        if changed is None or self.database.committing:
-            return None
-        return self._judge(_committed(changed))
+        return self._judge(_committed(changed)) if changed else None
 
     def restore(self) -> str | None:
         """Put the template's rows and sequences back, after a test that was free to commit.
@@ -149,9 +147,9 @@ class AsyncHeld:
             if problem is None:
                 driver = (await held.get_raw_connection()).driver_connection
                 assert isinstance(driver, AsyncDriver)  # noqa: S101 - the only driver that the URLs name
-                changed = _last_value(await driver.execute(_TAKE_BACK.encode()))
+                changed = _note(self.database, await driver.execute(_take_back(self.database)))
                 await held.rollback()
-                problem = _committed(changed) if changed and not self.database.committing else None
+                problem = _committed(changed) if changed else None
         except (DriverError, SQLAlchemyError) as error:
             problem = _broken(error)
         if problem is None:
@@ -214,12 +212,17 @@ def _reset(driver: Any, _: Any, state: Any) -> None:
         driver.execute(_RESET)
 
 
-def _last_value(cursor: Any) -> str | None:
-    """The one value of the last of several statements, of a cursor of either kind."""
-    while cursor.nextset():
-        pass  # the results before it say nothing
-    value: bytes | None = cursor.pgresult.get_value(0, 0)
-    return None if value is None else value.decode()
+def _take_back(database: WorkerDatabase) -> bytes:
+    return _TAKE_BACK.format(proved=database.proved).encode()
+
+
+def _note(database: WorkerDatabase, cursor: Any) -> str | None:
+    """Read what the proof says, from a cursor of either kind: what was changed that may not be."""
+    cursor.nextset()  # after that of ROLLBACK
+    proved, _, changed = cursor.pgresult.get_value(0, 0).decode().partition(" ")
+    if not changed:
+        database.proved = int(proved)
+    return None if database.committing else changed or None
 
 
 def _committed(changed: str) -> str:

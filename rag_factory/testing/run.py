@@ -28,8 +28,8 @@ class Run:
     """What the tests of one run need to know.
 
     off: the groups that don't run, and why. place and template: as plain data, which cost no import.
-    url: of the database that this process has leased. keeper: the session that keeps the template from being
-    collected.
+    url: of the database that this process has leased. keeper: the session that holds its leases, and in the
+    controller keeps the template from being collected.
     """
 
     root: Path
@@ -46,16 +46,17 @@ class Run:
         """Lease a database for this process. Raises RagFactoryError: there is no server or template."""
         if self.place is None or self.template is None:
             raise RagFactoryError(self.problem or "No test database was prepared.")
-        from rag_factory.testing.databases import lease
+        from rag_factory.testing.databases import lease, open_keeper
         from rag_factory.testing.place import Place, checkout_id
         from rag_factory.testing.template import Template
 
         if self.leased:
             database = self.leased.pop()
         else:
-            database = lease(
-                Place.from_data(self.place), Template(**self.template), checkout_id(self.root), first_slot
-            )
+            place = Place.from_data(self.place)
+            self.keeper = self.keeper or open_keeper(place.url)
+            template = Template(**self.template)
+            database = lease(self.keeper, place, template, checkout_id(self.root), first_slot)
         self.url = database.url.plain
         return database
 
@@ -147,18 +148,17 @@ def _fail(run: Run, config: DatabaseConfig, error: Exception) -> None:
 
 def _prepare(run: Run, config: DatabaseConfig, workers: int, environment: Mapping[str, str]) -> str:
     """Make all ready; what was found and made, in words."""
-    from rag_factory.database.connection import connect
     from rag_factory.migrate.project import Project
-    from rag_factory.testing.databases import lease_many
+    from rag_factory.testing.databases import lease_many, open_keeper
     from rag_factory.testing.place import checkout_id, find_place
     from rag_factory.testing.template import ensure_template, read_facts
 
     place = find_place(config, environment)
     project = Project(run.root)
-    run.keeper = server = connect(place.url, connect_timeout_seconds=config.db_connect_timeout_seconds)
+    run.keeper = server = open_keeper(place.url, config.db_connect_timeout_seconds)
     facts = read_facts(server, project)
     template = ensure_template(server, place, project, facts)
-    run.leased = list(lease_many(place, template, checkout_id(run.root), workers))
+    run.leased = list(lease_many(server, place, template, checkout_id(run.root), workers))
     run.place, run.template = place.as_data(), template.as_data()
     kept = sum(database.origin == "kept" for database in run.leased)
     cloned = len(run.leased) - kept

@@ -32,7 +32,7 @@ POLL_SECONDS = 0.02
 # How exactly a mark knows when its database was last used.
 DAY_SECONDS = 86_400
 # A change of what this module builds makes templates of earlier forms useless.
-FORM = "2"
+FORM = "4"
 _FACTS = """
     SELECT current_setting('server_version'), current_setting('fsync'),
            (SELECT string_agg(name || ' ' || default_version, ', ' ORDER BY name)
@@ -129,9 +129,7 @@ def ensure_template(
     Raises RagFactoryError: a migration failed; no template is left behind.
     """
     name = template_name(place, template_key(project, facts))
-    server.execute(
-        "SELECT pg_advisory_lock_shared(%s), set_config('idle_session_timeout', '0', false)", (use_key(name),)
-    )
+    server.execute("SELECT pg_advisory_lock_shared(%s)", (use_key(name),))
     found = find_template(server, name, facts.strategy)
     if found is not None:
         return found
@@ -169,8 +167,13 @@ def write_mark(server: psycopg.Connection[Any], name: str, **mark: Any) -> None:
 
 def touch(server: psycopg.Connection[Any], name: str, mark: dict[str, Any]) -> None:
     """Note that a database was used, at most once a day."""
-    if time.time() - mark.get("used", 0) > DAY_SECONDS:
+    if is_stale(mark):
         write_mark(server, name, **mark)
+
+
+def is_stale(mark: dict[str, Any]) -> bool:
+    """Whether a mark is to be written again, so that its database doesn't count as unused."""
+    return bool(time.time() - mark.get("used", 0) > DAY_SECONDS)
 
 
 def drop(server: psycopg.Connection[Any], name: str) -> None:

@@ -1,0 +1,213 @@
+"""Worker databases: leased, kept when proved unchanged, and freed however a run ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from rag_factory.testing import catalog
+from tests.engine.testing.conftest import wait_until
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+
+    from tests.engine.testing.conftest import Checkout
+
+SCHEMA = """
+CREATE TABLE item (id int PRIMARY KEY GENERATED ALWAYS AS IDENTITY, name text NOT NULL);
+CREATE INDEX item_name ON item (name);
+CREATE TABLE seed (id int PRIMARY KEY, name text);
+INSERT INTO seed VALUES (1, 'a'), (2, 'b');
+CREATE FUNCTION answer() RETURNS int LANGUAGE sql AS 'SELECT 42';
+CREATE TYPE color AS ENUM ('red');
+CREATE VIEW names AS SELECT name FROM item;
+"""
+UNCHANGED = """
+@pytest.mark.parametrize("time", range(2))
+def test_unchanged(db_connection, time):
+    one = lambda query: db_connection.execute(text(query)).scalar()
+    assert one("SELECT count(*) FROM item") == 0
+    assert one("SELECT string_agg(name, '' ORDER BY id) FROM seed") == "ab"
+    assert one("SELECT answer()") == 42
+    assert one("SELECT to_regclass('item_name') IS NOT NULL")
+    assert one("INSERT INTO item (name) VALUES ('x') RETURNING id") == time + 1
+    assert one("SHOW work_mem") != "77MB"
+"""
+TAMPERING = {
+    "a row inserted": "INSERT INTO item (name) VALUES ('x')",
+    "a seeded row deleted": "DELETE FROM seed WHERE id = 1",
+    "a seeded row changed": "UPDATE seed SET name = 'c' WHERE id = 1",
+    "a seeded row swapped": "DELETE FROM seed WHERE id = 1; INSERT INTO seed VALUES (1, 'z')",
+    "a column added": "ALTER TABLE item ADD COLUMN size int",
+    "a column dropped": "ALTER TABLE seed DROP COLUMN name CASCADE; ALTER TABLE seed ADD COLUMN name text",
+    "a table made": "CREATE TABLE other (id int)",
+    "a function replaced": "CREATE OR REPLACE FUNCTION answer() RETURNS int LANGUAGE sql AS 'SELECT 43'",
+    "an index dropped": "DROP INDEX item_name",
+    "an enum member added": "ALTER TYPE color ADD VALUE 'blue'",
+    "a view replaced": "CREATE OR REPLACE VIEW names AS SELECT name || 'x' AS name FROM item",
+    "a comment": "COMMENT ON TABLE item IS 'tampered'",
+    "a right": "GRANT SELECT ON item TO PUBLIC",
+    "a default": "ALTER TABLE item ALTER COLUMN name SET DEFAULT 'x'",
+    "a setting": "DO $$ BEGIN EXECUTE 'ALTER DATABASE ' || quote_ident(current_database())"
+    " || ' SET work_mem = ''77MB'''; END $$",
+    "our own schema dropped": "DROP SCHEMA rag_factory_testing CASCADE",
+}
+SLOW = """
+def test_waits(db_connection, fresh_database, committing_database):
+    with committing_database.begin() as connection:
+        connection.execute(text("INSERT INTO item (name) VALUES ('x')"))
+    db_connection.execute(text("INSERT INTO item (name) VALUES ('y')"))
+    if os.path.exists("wait"):
+        os.rename("wait", f"waiting-{os.getpid()}")
+        db_connection.execute(text("SELECT pg_sleep(600)"))
+"""
+
+
+def test_a_database_is_kept_until_it_is_tampered_with(checkout: Checkout) -> None:
+    checkout.write_revision(SCHEMA)
+    checkout.write_test(UNCHANGED)
+    checkout.pytest().assert_passed(2)
+    again = checkout.pytest()
+    again.assert_passed(2)
+    assert "1 kept" in again.header
+    checkout.write_test("def test_nothing():\n    pass\n")
+    with checkout.connect(checkout.worker()) as database:
+        proof = catalog.fingerprint(database)
+        # Neither changes anything that a test could see.
+        for harmless in ("VACUUM", "ANALYZE", "SELECT nextval('item_id_seq')", "CHECKPOINT"):
+            database.execute(harmless.encode())
+            assert catalog.fingerprint(database) == proof, harmless
+        database.autocommit = False
+        for what, statement in TAMPERING.items():
+            database.execute(statement.encode())
+            try:
+                changed = catalog.fingerprint(database) != proof
+            except psycopg.Error:
+                changed = True
+            database.rollback()
+            assert changed, what
+        assert catalog.fingerprint(database) == proof
+
+
+@pytest.mark.parametrize(
+    "what", ["a row inserted", "a seeded row deleted", "a setting", "our own schema dropped"]
+)
+def test_a_database_that_was_tampered_with_is_cloned_again(checkout: Checkout, what: str) -> None:
+    checkout.write_revision(SCHEMA)
+    checkout.write_test(UNCHANGED)
+    checkout.pytest().assert_passed(2)
+    with checkout.connect(checkout.worker()) as database:
+        database.execute(TAMPERING[what].encode())
+    again = checkout.pytest()
+    again.assert_passed(2)
+    assert "1 cloned" in again.header
+
+
+def test_a_sequence_that_was_advanced_is_reset(checkout: Checkout) -> None:
+    checkout.write_revision(SCHEMA)
+    checkout.write_test(UNCHANGED)
+    checkout.pytest().assert_passed(2)
+    with checkout.connect(checkout.worker()) as database:
+        database.execute("SELECT setval('item_id_seq', 900)")
+    again = checkout.pytest()
+    again.assert_passed(2)
+    assert "1 kept" in again.header
+
+
+def test_checkouts_and_runs_at_once_never_meet(
+    make_checkout: Callable[..., Checkout], checkout: Checkout
+) -> None:
+    other = make_checkout(base=checkout.base)
+    for one in (checkout, other):
+        one.write_test("""
+        @pytest.mark.parametrize("time", range(10))
+        def test_alone(committing_database, time):
+            with committing_database.begin() as connection:
+                assert connection.execute(text("SELECT count(*) FROM item")).scalar() == 0
+                connection.execute(text("INSERT INTO item (name) VALUES ('x')"))
+            with committing_database.begin() as connection:
+                assert connection.execute(text("SELECT count(*) FROM item")).scalar() == 1
+        """)
+    runs = [(one, one.start("-n", "2")) for one in (checkout, checkout, checkout, checkout, other)]
+    for one, run in runs:
+        one.finish(run).assert_passed(10)
+    allowed = {one.worker(slot) for one in (checkout, other) for slot in range(10)}
+    assert checkout.databases("^(?!tpl_)") <= allowed
+
+
+def test_a_killed_worker_is_replaced_and_its_successor_gets_a_database(checkout: Checkout) -> None:
+    checkout.write_test(
+        """
+    @pytest.mark.parametrize("time", range(6))
+    def test_insert(db_connection, fresh_database, time):
+        db_connection.execute(text("INSERT INTO item (name) VALUES ('x')"))
+        assert db_connection.execute(text("SELECT count(*) FROM item")).scalar() == 1
+        if time == 1:
+            os.kill(os.getpid(), 9)
+    """
+    )
+    result = checkout.pytest("-n", "2")
+    assert result.code == 1
+    assert result.wrong == {"test_insert[1]"}, result.output
+    assert list(result.outcomes.values()).count("passed") == 5
+    checkout.write_test("def test_next(db_connection):\n    pass\n")
+    checkout.pytest("-n", "2", "--dist", "each").assert_passed()
+    assert checkout.databases("_f") == set()
+    assert checkout.databases("^(?!tpl_)") <= {checkout.worker(slot) for slot in range(4)}
+
+
+def test_a_killed_run_leaves_nothing_but_what_is_kept(checkout: Checkout) -> None:
+    checkout.write_test(SLOW)
+    checkout.pytest().assert_passed(1)
+    before = checkout.databases()
+    run, _ = start_waiting(checkout)
+    run.kill()
+    run.wait()
+    checkout.pytest().assert_passed(1)
+    assert checkout.databases() == before
+
+
+def test_a_killed_controller_leaves_nothing_but_what_is_kept(checkout: Checkout) -> None:
+    checkout.write_test(SLOW)
+    checkout.pytest("-n", "1").assert_passed(1)
+    before = checkout.databases()
+    run, worker = start_waiting(checkout, "-n", "1")
+    run.kill()
+    run.wait()
+    # Its worker hangs in the database, and holds its lease: others go round it.
+    os.kill(worker, 0)
+    checkout.pytest("-n", "1").assert_passed(1)
+    assert checkout.databases() == before | {checkout.worker(1), f"{checkout.worker()}_f0"}
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: not checkout.leased(), "the lease to end")
+    checkout.pytest("-n", "1").assert_passed(1)
+    assert checkout.databases() == before | {checkout.worker(1)}
+
+
+def start_waiting(checkout: Checkout, *arguments: str) -> tuple[subprocess.Popen[str], int]:
+    """Start a run, and return it and the process of its test, which waits in the database."""
+    checkout.write("wait", "")
+    run = checkout.start(*arguments)
+    (waiting,) = wait_until(lambda: list(checkout.root.glob("waiting-*")), "the test to wait")
+    assert checkout.databases("_f") == {f"{checkout.worker()}_f0"}
+    return run, int(waiting.name.partition("-")[2])
+
+
+@pytest.mark.parametrize("base", ["test", "Prüf-Tests \"of\" 100% 'mine'", "a_test_" + "long" * 14])
+def test_names_fit_whatever_the_base_is(checkout: Checkout, base: str) -> None:
+    checkout.base = base
+    checkout.write_test("def test_it(fresh_database):\n    with fresh_database.connect():\n        pass\n")
+    checkout.pytest().assert_passed(1)
+    with checkout.connect() as server:
+        rows = server.execute(
+            "SELECT datname, octet_length(datname) FROM pg_database WHERE datname LIKE %s",
+            (f"%\\_{checkout.checkout_id}\\_%",),
+        ).fetchall()
+    ((name, length),) = rows
+    assert length < 63 - len("_f1000")
+    checkout.base = name.partition(f"_{checkout.checkout_id}")[0]

@@ -1,0 +1,420 @@
+"""The fixtures, in tests that behave and in tests that leak."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.engine.testing.conftest import Checkout
+
+INSERT = """
+    INSERT = text("INSERT INTO item (name) VALUES ('a')")
+    COUNT = text("SELECT count(*) FROM item")
+"""
+CLEAN = """
+    def test_{name}_after(db_connection):
+        assert db_connection.execute(COUNT).scalar() == 0
+        assert db_connection.execute(text("SELECT to_regclass('made')")).scalar() is None
+"""
+
+
+def clean_after(name: str) -> str:
+    return CLEAN.format(name=name)
+
+
+def test_tests_that_behave_pass_and_leave_nothing(checkout: Checkout) -> None:
+    checkout.write_test(
+        INSERT
+        + """
+    @pytest.mark.parametrize("time", (1, 2))
+    def test_commit_and_rollback(db_connection, time):
+        db_connection.execute(INSERT)
+        db_connection.commit()
+        db_connection.execute(INSERT)
+        db_connection.rollback()
+        assert db_connection.execute(COUNT).scalar() == 1
+
+    @pytest.mark.parametrize("time", (1, 2))
+    async def test_async_commit_and_rollback(async_db_connection, time):
+        await async_db_connection.execute(INSERT)
+        await async_db_connection.commit()
+        await async_db_connection.execute(INSERT)
+        await async_db_connection.rollback()
+        assert (await async_db_connection.execute(COUNT)).scalar() == 1
+
+    def test_two_sessions_share_the_transaction(db_connection):
+        from sqlalchemy.orm import Session
+        with Session(db_connection.get_bind(), join_transaction_mode="create_savepoint") as other:
+            other.execute(INSERT)
+            other.commit()
+        assert db_connection.execute(COUNT).scalar() == 1
+
+    async def test_both_kinds_see_their_own_rows(db_connection, async_db_connection):
+        db_connection.execute(INSERT)
+        assert (await async_db_connection.execute(COUNT)).scalar() == 0
+
+    def test_reading_by_a_second_connection(db_connection, db_engine):
+        db_connection.execute(INSERT)
+        with db_engine.connect() as second:
+            assert second.execute(COUNT).scalar() == 0
+
+    def test_engine_alone_reading(db_engine):
+        with db_engine.begin() as connection:
+            assert connection.execute(COUNT).scalar() == 0
+
+    @pytest.mark.parametrize("time", (1, 2))
+    def test_committing(committing_database, time):
+        with committing_database.begin() as connection:
+            connection.execute(INSERT)
+            connection.execute(text("SET application_name = 'mine'"))
+            connection.execute(text("CREATE TEMP TABLE kept (id int)"))
+        with committing_database.connect() as connection:
+            assert connection.execute(text("SHOW application_name")).scalar() != "mine"
+
+    def test_committing_then_session(committing_database, db_connection):
+        with committing_database.begin() as connection:
+            connection.execute(INSERT)
+        assert db_connection.execute(COUNT).scalar() == 1
+
+    async def test_session_then_committing(db_connection, async_db_connection, committing_database):
+        assert db_connection.execute(COUNT).scalar() == 0
+        with committing_database.begin() as connection:
+            connection.execute(INSERT)
+        assert db_connection.execute(COUNT).scalar() == 1
+        assert (await async_db_connection.execute(COUNT)).scalar() == 1
+
+    def test_truncating(committing_database):
+        with committing_database.begin() as connection:
+            connection.execute(INSERT)
+            connection.execute(text("TRUNCATE item RESTART IDENTITY"))
+
+    @pytest.mark.parametrize("time", (1, 2))
+    def test_fresh(fresh_database, time):
+        with fresh_database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("CREATE TABLE made (id int)"))
+            connection.execute(text("CREATE INDEX CONCURRENTLY item_name ON item (name)"))
+            connection.execute(INSERT)
+
+    def test_session_lock_is_given_back(db_connection, db_engine):
+        db_connection.execute(text("SELECT pg_advisory_lock(7)"))
+
+    def test_session_lock_is_free(db_connection, db_engine):
+        with db_engine.connect() as second:
+            assert second.execute(text("SELECT pg_try_advisory_lock(7)")).scalar()
+
+    def test_address(db_connection, test_db_url):
+        name = db_connection.execute(text("SELECT current_database()")).scalar()
+        assert f"/{name}" in test_db_url
+        assert f"/{name}" in os.environ["DATABASE_URL"]
+    """
+        + clean_after("all")
+    )
+    checkout.pytest().assert_passed(19)
+    assert checkout.databases("_f") == set()
+    checkout.pytest("-n", "2").assert_passed(19)
+    assert checkout.databases("_f") == set()
+
+
+def test_migrated_to_gives_a_database_at_a_revision(checkout: Checkout) -> None:
+    checkout.write_revision("ALTER TABLE item ADD COLUMN size int; INSERT INTO item (name) VALUES ('x')", 2)
+    checkout.write_test("""
+    VERSION = text("SELECT version_num FROM alembic_version")
+    COLUMNS = text("SELECT count(*) FROM pg_attribute WHERE attrelid = 'item'::regclass AND attnum > 0")
+
+    def test_two_at_once(migrated_to, db_connection):
+        first, second = migrated_to("001"), migrated_to("head")
+        with first.begin() as connection:
+            assert connection.execute(VERSION).scalar() == "001"
+            assert connection.execute(COLUMNS).scalar() == 2
+        with second.begin() as connection:
+            assert connection.execute(VERSION).scalar() == "002"
+            assert connection.execute(COLUMNS).scalar() == 3
+        assert os.environ["DATABASE_URL"].count(db_connection.get_bind().engine.url.database)
+
+    def test_unknown(migrated_to):
+        from rag_factory.errors import RagFactoryError
+        with pytest.raises(RagFactoryError, match="999"):
+            migrated_to("999")
+    """)
+    checkout.pytest().assert_passed(2)
+    assert checkout.databases("_f") == set()
+
+
+LEAKS = {
+    "raw_commit": (
+        """
+    def test_raw_commit(db_connection):
+        db_connection.execute(INSERT)
+        db_connection.execute(text("COMMIT"))
+    """,
+        "ended by a raw COMMIT",
+    ),
+    "commit_of_the_driver": (
+        """
+    def test_commit_of_the_driver(db_connection):
+        db_connection.execute(INSERT)
+        db_connection.connection().connection.cursor().execute("COMMIT")
+    """,
+        "ended by a raw COMMIT",
+    ),
+    "commit_between": (
+        """
+    def test_commit_between(db_connection):
+        driver = db_connection.connection().connection.driver_connection
+        db_connection.execute(INSERT)
+        db_connection.commit()
+        driver.commit()
+    """,
+        "the rows of public.item were changed",
+    ),
+    "async_raw_commit": (
+        """
+    async def test_async_raw_commit(async_db_connection):
+        await async_db_connection.execute(INSERT)
+        await async_db_connection.execute(text("COMMIT"))
+    """,
+        "ended by a raw COMMIT",
+    ),
+    "second_connection": (
+        """
+    def test_second_connection(db_connection, db_engine):
+        with db_engine.begin() as second:
+            second.execute(INSERT)
+    """,
+        "the rows of public.item were changed",
+    ),
+    "second_connection_makes_table": (
+        """
+    def test_second_connection_makes_table(db_connection, db_engine):
+        with db_engine.begin() as second:
+            second.execute(text("CREATE TABLE made (id int)"))
+    """,
+        "tables, indexes, columns or functions were changed",
+    ),
+    "async_and_second": (
+        """
+    async def test_async_and_second(async_db_connection, db_engine):
+        with db_engine.begin() as second:
+            second.execute(INSERT)
+    """,
+        "the rows of public.item were changed",
+    ),
+    "engine_alone": (
+        """
+    def test_engine_alone(db_engine):
+        with db_engine.begin() as connection:
+            connection.execute(INSERT)
+    """,
+        "the rows of public.item were changed",
+    ),
+    "url_alone": (
+        """
+    def test_url_alone(test_db_url):
+        import psycopg
+        with psycopg.connect(test_db_url.replace("+psycopg", "")) as connection:
+            connection.execute("INSERT INTO item (name) VALUES ('a')")
+    """,
+        "the rows of public.item were changed",
+    ),
+    "environment_alone": (
+        """
+    def test_environment_alone(fresh_database):
+        import psycopg
+        with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
+            connection.execute("INSERT INTO item (name) VALUES ('a')")
+    """,
+        "the rows of public.item were changed",
+    ),
+    "dropped_table": (
+        """
+    def test_dropped_table(db_engine):
+        with db_engine.begin() as connection:
+            connection.execute(text("DROP TABLE item"))
+    """,
+        "can't be put back",
+    ),
+    "committing_ddl": (
+        """
+    def test_committing_ddl(committing_database):
+        with committing_database.begin() as connection:
+            connection.execute(text("ALTER TABLE item ADD COLUMN made int"))
+    """,
+        "takes fresh_database",
+    ),
+    "committing_function": (
+        """
+    def test_committing_function(committing_database):
+        with committing_database.begin() as connection:
+            connection.execute(text("CREATE FUNCTION made() RETURNS int LANGUAGE sql AS 'SELECT 1'"))
+    """,
+        "takes fresh_database",
+    ),
+    "committing_left_open": (
+        """
+    KEPT = []
+    def test_committing_left_open(committing_database):
+        connection = committing_database.connect()
+        KEPT.append(connection)
+        connection.execute(INSERT)
+    """,
+        "left a transaction open",
+    ),
+    "committing_elsewhere_left_open": (
+        """
+    def test_committing_elsewhere_left_open(committing_database, test_db_url):
+        import psycopg
+        with committing_database.begin() as connection:
+            connection.execute(INSERT)
+        KEPT.append(psycopg.connect(test_db_url.replace("+psycopg", "")))
+        KEPT[-1].execute("UPDATE item SET name = 'held'")
+    """,
+        "left open holds rows",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def leaks_text() -> str:
+    parts = [INSERT]
+    for name, (code, _) in LEAKS.items():
+        parts += [code, clean_after(name)]
+    return "\n".join(parts)
+
+
+def test_a_leak_fails_the_test_that_did_it_and_no_other(checkout: Checkout, leaks_text: str) -> None:
+    checkout.write_test(leaks_text)
+    result = checkout.pytest("-W", "default")
+    assert result.code == 1
+    assert result.wrong == {f"test_{name}" for name in LEAKS}, result.output
+    for name, (_, said) in LEAKS.items():
+        text = result.texts[f"test_{name}"]
+        assert "This test leaves its database changed" in text
+        assert said in text, name
+
+
+def test_a_broken_transaction_hurts_no_other_test(checkout: Checkout) -> None:
+    checkout.write_test(
+        INSERT
+        + """
+    def test_fails_in_the_middle(db_connection):
+        db_connection.execute(INSERT)
+        db_connection.execute(text("SELECT 1 / 0"))
+    """
+        + clean_after("failure")
+        + """
+    def test_error_is_expected(db_connection):
+        db_connection.execute(INSERT)
+        with pytest.raises(Exception, match="division"):
+            db_connection.execute(text("SELECT 1 / 0"))
+
+    async def test_async_fails_in_the_middle(async_db_connection):
+        await async_db_connection.execute(INSERT)
+        await async_db_connection.execute(text("SELECT 1 / 0"))
+
+    async def test_async_after(async_db_connection):
+        assert (await async_db_connection.execute(COUNT)).scalar() == 0
+
+    def test_connection_is_killed(db_connection):
+        db_connection.execute(INSERT)
+        with pytest.raises(Exception, match="terminating"):
+            db_connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+    """
+        + clean_after("kill")
+        + """
+    def test_committing_fails(committing_database):
+        with committing_database.begin() as connection:
+            connection.execute(INSERT)
+        with committing_database.begin() as connection:
+            connection.execute(text("SELECT 1 / 0"))
+    """
+        + clean_after("committing")
+    )
+    result = checkout.pytest()
+    assert result.wrong == {
+        "test_fails_in_the_middle",
+        "test_async_fails_in_the_middle",
+        "test_committing_fails",
+    }, result.output
+    assert "leaves its database changed" not in result.output
+
+
+def test_deferred_constraints_are_checked(checkout: Checkout) -> None:
+    checkout.write_revision(
+        "CREATE TABLE item (id int PRIMARY KEY, parent int REFERENCES item DEFERRABLE INITIALLY DEFERRED)"
+    )
+    checkout.write_test("""
+    ORPHAN = text("INSERT INTO item VALUES (1, 2)")
+
+    def test_satisfied(db_connection):
+        db_connection.execute(ORPHAN)
+        db_connection.execute(text("INSERT INTO item VALUES (2, NULL)"))
+        db_connection.commit()
+
+    def test_violated(db_connection):
+        db_connection.execute(ORPHAN)
+        db_connection.commit()
+
+    async def test_async_violated(async_db_connection):
+        await async_db_connection.execute(ORPHAN)
+
+    def test_rolled_back(db_connection):
+        db_connection.execute(ORPHAN)
+        db_connection.rollback()
+
+    def test_violated_then_broken(db_connection):
+        db_connection.execute(ORPHAN)
+        db_connection.commit()
+        with pytest.raises(Exception, match="division"):
+            db_connection.execute(text("SELECT 1 / 0"))
+
+    def test_broken(db_connection):
+        with pytest.raises(Exception, match="division"):
+            db_connection.execute(text("SELECT 1 / 0"))
+    """)
+    result = checkout.pytest()
+    assert result.wrong == {"test_violated", "test_async_violated", "test_violated_then_broken"}, (
+        result.output
+    )
+    for name in result.wrong:
+        assert "a commit would have failed" in result.texts[name]
+        assert "item_parent_fkey" in result.texts[name]
+
+
+@pytest.mark.parametrize("mode", ["auto", "strict"])
+def test_async_fixtures_work_with_every_loop_scope(checkout: Checkout, mode: str) -> None:
+    lines = [
+        f"""
+    @pytest.mark.asyncio(loop_scope="{scope}")
+    async def test_{scope}_{time}(async_db_connection, db_connection):
+        LOOPS.setdefault("{scope}", []).append(asyncio.get_running_loop())
+        assert (await async_db_connection.execute(COUNT)).scalar() == 0
+        await async_db_connection.execute(INSERT)
+        await async_db_connection.commit()
+        assert (await async_db_connection.execute(COUNT)).scalar() == 1
+    """
+        for scope in ("function", "module", "session")
+        for time in (1, 2)
+    ]
+    lines.append("""
+    def test_loops_were_what_they_should_be():
+        assert [len(set(LOOPS[scope])) for scope in ("function", "module", "session")] == [2, 1, 1]
+    """)
+    checkout.write_test(INSERT + "\n    import asyncio\n    LOOPS = {}\n" + "".join(lines))
+    checkout.pytest("-o", f"asyncio_mode={mode}").assert_passed(7)
+
+
+@pytest.mark.parametrize("scope", ["module", "session"])
+def test_async_fixtures_work_in_one_loop(checkout: Checkout, scope: str) -> None:
+    checkout.write_test(
+        INSERT
+        + """
+    @pytest.mark.parametrize("time", range(3))
+    async def test_insert(async_db_connection, time):
+        assert (await async_db_connection.execute(COUNT)).scalar() == 0
+        await async_db_connection.execute(INSERT)
+    """
+    )
+    scopes = [f"asyncio_default_{what}_loop_scope={scope}" for what in ("fixture", "test")]
+    checkout.pytest("-o", scopes[0], "-o", scopes[1]).assert_passed(3)
