@@ -65,11 +65,14 @@ def translate(error: BaseException, url: DatabaseUrl) -> RagFactoryError:
     """Turn a psycopg error into ours. Keeps the server's own words where they say more."""
     state = getattr(error, "sqlstate", None)
     text = " ".join(str(error).split()).removeprefix("connection failed: ")
+    place = f"{url.database} on {url.server}"
     if state is None:
-        return _translate_connect(text, url)
+        # libpq says of a failed connection no more than this; other errors are the driver's, of a wrong call.
+        if isinstance(error, psycopg.OperationalError) or "connection option" in text:
+            return _translate_connect(text, url)
+        return RagFactoryError(f"{place}: {text}.")
     primary = getattr(getattr(error, "diag", None), "message_primary", None) or text
     who = url.user or "this role"
-    place = f"{url.database} on {url.server}"
     match state:
         case "42501":
             return NotReadyError(
@@ -90,6 +93,11 @@ def translate(error: BaseException, url: DatabaseUrl) -> RagFactoryError:
             return LockedError(
                 f"A lock in {place} was not obtained: {primary}.",
                 fix="See who holds it in pg_stat_activity, then run the task again.",
+            )
+        case "57014":
+            return RagFactoryError(
+                f"A statement in {place} was ended: {primary}.",
+                fix="If it was the timeout: raise DB_STATEMENT_TIMEOUT_SECONDS (0: none).",
             )
         case "53100":
             return ServerError(f"The disk of {url.server} is full: {primary}.", fix="Free space on it.")
