@@ -91,6 +91,14 @@ FROM chunks AS child LEFT JOIN chunks AS parent ON parent.chunk_id = child.paren
 WHERE child.hierarchy_level NOT BETWEEN 0 AND 3 OR child.hierarchy_level <= parent.hierarchy_level
 """
 
+# A lock timeout also ends the wait of CREATE INDEX CONCURRENTLY for older transactions, which holds up
+# nobody.
+LIFT_TIMEOUT = """
+SELECT set_config('rag_factory.lock_timeout', current_setting('lock_timeout'), false),
+       set_config('lock_timeout', '0', false)
+"""
+RESTORE_TIMEOUT = "SELECT set_config('lock_timeout', current_setting('rag_factory.lock_timeout'), false)"
+
 INDEXES = {
     "idx_chunks_parent_chunk_id": ["parent_chunk_id"],
     "idx_chunks_hierarchy": ["document_id", "hierarchy_level", "chunk_index"],
@@ -103,10 +111,12 @@ def upgrade() -> None:
     op.execute(GET_CHUNK_DESCENDANTS)
     op.execute(CHUNK_HIERARCHY_VALIDATION)
     with op.get_context().autocommit_block():
+        op.execute(LIFT_TIMEOUT)
         for name, columns in INDEXES.items():
             # A build that failed leaves an INVALID index, which IF NOT EXISTS would take for a good one.
             op.drop_index(name, "chunks", if_exists=True, postgresql_concurrently=True)
             op.create_index(name, "chunks", columns, postgresql_concurrently=True)
+        op.execute(RESTORE_TIMEOUT)
 
 
 def downgrade() -> None:

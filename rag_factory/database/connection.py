@@ -42,6 +42,9 @@ def connect(
         connection = psycopg.connect(**(given | url.libpq), autocommit=True)  # type: ignore[arg-type]
         connection.read_only = read_only
     except psycopg.Error as error:
+        # The server may say it in any language; this one case decides what a task does.
+        if url.database not in MAINTENANCE_DATABASES and _is_missing(url, error, given):
+            raise _database_missing(url) from error
         raise translate(error, url) from error
     return connection
 
@@ -144,6 +147,19 @@ def _translate_connect(text: str, url: DatabaseUrl) -> RagFactoryError:
             fix="Start it, or correct DATABASE_URL; unset, the embedded server is used.",
         )
     return ServerError(f"Can't connect to {url}: {_last(text)}.", fix="Check the server and DATABASE_URL.")
+
+
+def _is_missing(url: DatabaseUrl, error: psycopg.Error, given: dict[str, str]) -> bool:
+    """Whether the server refused only because it has no such database: ask it from another one."""
+    if "FATAL" not in str(error):
+        return False
+    arguments: dict[str, Any] = given | url.with_database(MAINTENANCE_DATABASES[0]).libpq
+    try:
+        with psycopg.connect(**arguments, autocommit=True) as server:
+            found = server.execute("SELECT FROM pg_database WHERE datname = %s", (url.database,)).fetchone()
+    except psycopg.Error:
+        return False
+    return found is None
 
 
 def _database_missing(url: DatabaseUrl) -> DatabaseMissingError:

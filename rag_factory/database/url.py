@@ -149,6 +149,11 @@ class DatabaseUrl:
         return f"{scheme}://{authority}/{quote(self.database, safe='')}{query}"
 
 
+def scrub(text: str) -> str:
+    """Mask the passwords of whatever URLs stand in somebody else's text, such as a foreign exception's."""
+    return re.sub(r"""(\w://[^\s:/@'"]*:)\S*@""", rf"\1{MASK}@", text)
+
+
 def mask(text: str) -> str:
     """Replace whatever could be the password in a setting's text that may be a URL.
 

@@ -77,6 +77,16 @@ def _create(server: psycopg.Connection[Any], name: str) -> bool:
     return True
 
 
+def check_server(target: Target, project: Project) -> None:
+    """Check that the server could hold a new database with the project's extensions. Changes nothing.
+
+    Raises NotReadyError: it can't be reached, or lacks one.
+    """
+    timeout = target.config.db_connect_timeout_seconds
+    with connect_maintenance(target.url, connect_timeout_seconds=timeout) as server, _translated(target.url):
+        _check_available(server, target, project)
+
+
 def _check_available(server: psycopg.Connection[Any], target: Target, project: Project) -> None:
     """Check that the extensions could be created, before anything is."""
     query = "SELECT default_version FROM pg_available_extensions WHERE name = %s"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from alembic import context
+from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Engine, NullPool, create_engine, event
@@ -19,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from rag_factory.database.config import DatabaseConfig
 from rag_factory.database.connection import APPLICATION_NAME, NO_ENVIRONMENT, translate
-from rag_factory.database.url import DatabaseUrl
+from rag_factory.database.url import DatabaseUrl, scrub
 from rag_factory.errors import HistoryError, NotReadyError, RagFactoryError
 from rag_factory.migrate.project import Project
 from rag_factory.migrate.target import reach
@@ -30,9 +31,12 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy import Connection, MetaData
 
+    from rag_factory.migrate.target import Target
+
 # Both wildcards are needed: a list replaces Alembic's own, and without ours functions, triggers and views
 # are compared by nobody, in silence.
 PLUGINS = ("alembic.autogenerate.*", "alembic.ext.checkconstraint_byname", "alembic_pg_autogen.*")
+_IDENTITY = "SELECT current_database(), pg_postmaster_start_time()"
 # Imported for their effect: each registers its comparators with Alembic.
 _PLUGIN_PACKAGES = ("alembic_pg_autogen", "alembic_postgresql_enum")
 
@@ -141,7 +145,8 @@ def explained(what: str, url: DatabaseUrl, *let_through: type[Exception]) -> Ite
             yield
     except (DBAPIError, psycopg.Error) as error:
         problem = translate(getattr(error, "orig", None) or error, url)
-        raise type(problem)(f"{what} failed: {problem.what}", fix=problem.fix) from error
+        said = f"{what} failed: {problem.what}{_statement(error)}"
+        raise type(problem)(said, fix=problem.fix or _hint(error)) from error
     except (Exception, SystemExit) as error:
         # An env.py and a revision are anybody's code.
         if isinstance(error, (RagFactoryError, *let_through)):
@@ -154,9 +159,26 @@ def explained(what: str, url: DatabaseUrl, *let_through: type[Exception]) -> Ite
         raise RagFactoryError(failure) from error
 
 
+def _statement(error: BaseException) -> str:
+    """The beginning of the statement that failed; its parameters may hold anybody's data."""
+    lines = (getattr(error, "statement", None) or "").strip().splitlines()
+    if not lines:
+        return ""
+    return f" The statement: {lines[0][:200]}{' …' if len(lines) > 1 or len(lines[0]) > 200 else ''}."  # noqa: PLR2004
+
+
+def _hint(error: BaseException) -> str | None:
+    """What the server advises, or we do."""
+    driver_error = getattr(error, "orig", None) or error
+    if getattr(driver_error, "sqlstate", None) == "25001":
+        return "Put it in `with op.get_context().autocommit_block():`, alone in its revision."
+    hint: str | None = getattr(getattr(driver_error, "diag", None), "message_hint", None)
+    return hint
+
+
 def reason(error: BaseException) -> str:
     """Why somebody else's code failed: Alembic's own words, or the error with its place in their file."""
-    text = " ".join(str(error).split()).rstrip(".")
+    text = scrub(" ".join(str(error).split()).rstrip("."))
     if isinstance(error, CommandError):
         return text
     frames = [frame for frame in extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
@@ -164,20 +186,51 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}{place}"
 
 
+def require_target(config: Config, scripts: ScriptDirectory, connection: Connection, target: Target) -> None:
+    """Run env.py without a revision, to see that it works on the target.
+
+    One that takes its address from elsewhere would migrate, or compare, another database than the one that
+    was named and confirmed. Raises NotReadyError: it does; nothing was changed.
+    """
+
+    def look(_: Any, context: Any) -> tuple[()]:
+        if context.connection is connection:
+            return ()
+        found, wanted = (one.exec_driver_sql(_IDENTITY).one() for one in (context.connection, connection))
+        if found != wanted:
+            raise NotReadyError(
+                f"env.py connects to the database {found[0]}, not to {target.place}. Nothing was changed.",
+                fix="Let it prefer config.attributes['connection'], or sqlalchemy.url, to its own settings.",
+            )
+        return ()
+
+    try:
+        with (
+            explained("Running env.py", target.url),
+            EnvironmentContext(config, scripts, fn=look, dont_mutate=True),
+        ):
+            scripts.run_env()
+    finally:
+        # A transaction that is left open would be taken for one around all revisions.
+        connection.rollback()
+
+
 @contextmanager
 def _timeouts(config: DatabaseConfig) -> Iterator[None]:
-    """Set the settings' timeouts on each connection that SQLAlchemy opens in the body."""
-    lock, statement = (
-        f"{round(seconds * 1000)}ms"
-        for seconds in (config.db_lock_timeout_seconds, config.db_statement_timeout_seconds)
-    )
+    """Set the settings' timeouts on each connection that SQLAlchemy opens in the body.
+
+    The server's own limit on idle sessions is lifted: ours is idle while env.py works on one of its own.
+    """
+    timeouts = {
+        "lock_timeout": round(config.db_lock_timeout_seconds * 1000),
+        "statement_timeout": round(config.db_statement_timeout_seconds * 1000),
+        "idle_session_timeout": 0,
+    }
+    calls = ", ".join(f"set_config('{name}', '{value}ms', false)" for name, value in timeouts.items())
 
     def set_timeouts(connection: Any, _: Any) -> None:
         cursor = connection.cursor()
-        cursor.execute(
-            f"SELECT set_config('lock_timeout', '{lock}', false),"
-            f" set_config('statement_timeout', '{statement}', false)"
-        )
+        cursor.execute(f"SELECT {calls}")
         cursor.close()
         connection.commit()
 

@@ -58,7 +58,9 @@ class History:
         """
         folder = project.versions_folder
         if folder is not None and folder.is_dir():
-            read = [_read_file(path) for path in folder.glob("*.py") if path.name != "__init__.py"]
+            # As Alembic does: an editor's lock files are no revisions.
+            files = (path for path in folder.glob("*.py") if not path.name.startswith((".#", "__init__")))
+            read = [_read_file(path) for path in files]
             if None not in read:
                 return cls(revision for revision in read if revision is not None)
         return cls(_read_through_alembic(project))

@@ -43,6 +43,8 @@ def migrator_lock(
     timeout = target.config.db_connect_timeout_seconds
     with connect(target.url, connect_timeout_seconds=timeout) as session:
         try:
+            # The session is idle for as long as the migration takes; the server must not end it and the lock.
+            session.execute("SET idle_session_timeout = 0")
             _obtain(session, target, wait_seconds, on_wait)
         except psycopg.Error as error:
             raise translate(error, target.url) from error

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rag_factory.database.url import DatabaseUrl
     from rag_factory.server import EmbeddedServer
 
+_LOCATIONS = frozenset({"PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGSERVICE"})
+
 
 def program(name: str, config: DatabaseConfig, server: EmbeddedServer | None) -> Path:
     """The path of a program: of the embedded server in use, of POSTGRES_BIN_FOLDER, of PATH, of the extra.
@@ -43,9 +45,9 @@ def program(name: str, config: DatabaseConfig, server: EmbeddedServer | None) ->
 def program_environment(url: DatabaseUrl) -> dict[str, str]:
     """The environment for such a program: ours, and the password where no process list shows it.
 
-    Variables of libpq's own (PGHOST and so on) are left out: the address alone decides.
+    What libpq's own variables say of where the database is, is left out: the address alone decides.
     """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    environment = {name: value for name, value in os.environ.items() if name not in _LOCATIONS}
     if url.password:
         environment["PGPASSWORD"] = url.password
     return environment

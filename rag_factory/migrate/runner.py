@@ -14,7 +14,7 @@ from alembic.runtime.migration import MigrationStep
 
 from rag_factory.database.url import DatabaseUrl
 from rag_factory.errors import RagFactoryError, RefusedError
-from rag_factory.migrate.environment import explained, load_scripts, open_connection
+from rag_factory.migrate.environment import explained, load_scripts, open_connection, require_target
 from rag_factory.migrate.lock import migrator_lock
 from rag_factory.migrate.state import read_state
 
@@ -87,6 +87,8 @@ class Runner:
         """
         with self._locked() as config:
             load_scripts(config)
+            scripts = load_scripts(config)
+            require_target(config, scripts, config.attributes["connection"], self.target)
             with explained(f"Stamping {self.target.place}", self.target.url):
                 command.stamp(config, to or "base", purge=purge)
         return read_state(self.target, self.project).revisions
@@ -104,6 +106,7 @@ class Runner:
             chosen = choose(before.revisions)
             if chosen:
                 scripts = load_scripts(config)
+                require_target(config, scripts, config.attributes["connection"], self.target)
                 for revision in chosen:
                     self._step(config, scripts, revision, direction)
         after = read_state(self.target, self.project).revisions

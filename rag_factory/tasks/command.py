@@ -61,7 +61,9 @@ def command(
                 if debug and not isinstance(error, Exit):
                     import traceback
 
-                    traceback.print_exception(error)
+                    from rag_factory.database.url import scrub
+
+                    say(scrub("".join(traceback.format_exception(error))))
                 raise _exit(error) from None
 
         signature = inspect.signature(body)
@@ -89,8 +91,11 @@ def _exit(error: BaseException) -> Exit:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return Exit(code=0)
         case OSError():
-            return Exit(f"{error.filename or 'A file'}: {error.strerror}.", code=RagFactoryError.exit_code)
-    what = f"{type(error).__name__}: {error}"
+            what = f"{error.filename or 'A file'}: {error.strerror or error}."
+            return Exit(what, code=RagFactoryError.exit_code)
+    from rag_factory.database.url import scrub
+
+    what = scrub(f"{type(error).__name__}: {error}")
     return Exit(f"This should not happen: {what}. To see where: --debug", code=RagFactoryError.exit_code)
 
 

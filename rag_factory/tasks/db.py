@@ -38,7 +38,13 @@ def drop(work: Workspace, yes: bool = False, database: str | None = None) -> Non
 @command("reset", yes=YES, database=DATABASE)
 def reset(work: Workspace, yes: bool = False, database: str | None = None) -> None:
     """Drop the database, create it and migrate it anew."""
+    from rag_factory.migrate.creation import check_server
+    from rag_factory.migrate.environment import load_scripts
+
     goal = work.history.head
+    # What the way back needs is looked at before anything is dropped.
+    load_scripts(work.project.alembic_config(work.target.url))
+    check_server(work.target, work.project)
     _drop(work, yes=yes, database=database)
     apply_pending(work, goal)
 

@@ -10,10 +10,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 
-from tests.conftest import CommandLine
+from tests.conftest import PASSWORD, CommandLine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +34,7 @@ import sqlalchemy as sa
 metadata = sa.MetaData()
 ships = sa.Table("ships", metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.Text))
 """
+MODEL_IMPORT = "from fleet import metadata as target_metadata"
 SETTINGS = "[tool.rag_factory]\nextensions = []\n"
 
 
@@ -54,9 +56,7 @@ def foreign(tmp_path: Path, database_url: DatabaseUrl) -> Callable[..., CommandL
         pyproject = root / "pyproject.toml"
         pyproject.write_text((pyproject.read_text() if pyproject.exists() else "") + settings)
         env = root / "db_scripts" / "env.py"
-        text = env.read_text().replace(
-            "target_metadata = None", "from fleet import metadata as target_metadata"
-        )
+        text = env.read_text().replace("target_metadata = None", MODEL_IMPORT)
         for old, new in replaced.items():
             assert OLD[old] in text
             text = text.replace(OLD[old], new)
@@ -178,7 +178,7 @@ def test_env_that_fails_is_named(foreign: Callable[..., CommandLine]) -> None:
     (cli.root / "fleet.py").write_text("import no_such_module\n")
     done = _run(cli, "db.migrate", code=1)
     last = done.stderr.splitlines()[-1]
-    assert "Applying a1 (a.py) failed: ModuleNotFoundError: No module named 'no_such_module'" in last
+    assert "Running env.py failed: ModuleNotFoundError: No module named 'no_such_module'" in last
     assert "fleet.py, line 1" in last
     (cli.root / "fleet.py").write_text("metadata = None\n")
     _run(cli, "db.migrate")
@@ -213,3 +213,44 @@ def _revision(cli: CommandLine, path: str, id_: str, parent: str | None, more: s
         f'def upgrade():\n    op.execute("CREATE TABLE t_{id_} (id int)")\n\n\n'
         f'def downgrade():\n    op.execute("DROP TABLE t_{id_}")\n'
     )
+
+
+def test_environment_that_connects_elsewhere_is_refused(
+    foreign: Callable[..., CommandLine], database_url: DatabaseUrl, query: Query
+) -> None:
+    cli = foreign()
+    _written(_run(cli, "db.create", "db.revision", "-m", "ships"))
+    env = cli.root / "db_scripts" / "env.py"
+    own = 'config.set_main_option("sqlalchemy.url", os.environ["OWN"].replace("%", "%%"))\n'
+    env.write_text("import os\n" + env.read_text().replace(MODEL_IMPORT, own + MODEL_IMPORT))
+    other = database_url.with_database(f"{database_url.database}_b")
+    aside = replace(cli, environment={"DATABASE_URL": other.plain, "OWN": database_url.plain})
+    try:
+        _run(aside, "db.create")
+        for tasks in (["db.migrate"], ["db.stamp", "head"], ["db.check"]):
+            done = _run(aside, *tasks, code=3)
+            assert f"env.py connects to the database {database_url.database}, not to" in done.stderr
+        assert query("SELECT to_regclass('ships') IS NULL") == [(True,)]
+    finally:
+        _run(aside, "db.drop", "--yes")
+
+
+def test_password_in_a_foreign_error_is_masked(foreign: Callable[..., CommandLine]) -> None:
+    cli = foreign()
+    _written(_run(cli, "db.create", "db.revision", "-m", "ships"))
+    env = cli.root / "db_scripts" / "env.py"
+    own = 'config.set_main_option("sqlalchemy.url", os.environ["DATABASE_URL"])\n'
+    env.write_text("import os\n" + env.read_text().replace(MODEL_IMPORT, own + MODEL_IMPORT))
+    for arguments in (["db.migrate"], ["db.migrate", "--debug"]):
+        done = cli.invoke(*arguments)
+        assert done.returncode == 1
+        assert "invalid interpolation syntax" in done.stderr
+        assert quote(PASSWORD, safe="") not in done.stderr
+        assert PASSWORD not in done.stderr
+
+
+def test_editors_lock_file_is_no_revision(foreign: Callable[..., CommandLine]) -> None:
+    cli = foreign()
+    path = _written(_run(cli, "db.create", "db.revision", "-m", "ships"))
+    path.with_name(f".#{path.name}").symlink_to("somebody@somewhere.1234")
+    _run(cli, "db.migrate", "db.history")

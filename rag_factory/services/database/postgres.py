@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
+from rag_factory.database.connection import NO_ENVIRONMENT
 from rag_factory.database.models import Chunk, Document
 from rag_factory.errors import SettingsError
 
@@ -50,12 +51,14 @@ class PostgresqlDatabaseService:
             )
         return cls(
             create_async_engine(
-                config.url.sqlalchemy,
+                "postgresql+psycopg://",
                 pool_pre_ping=True,
                 pool_size=config.db_pool_size,
                 max_overflow=config.db_max_overflow,
                 pool_timeout=config.db_pool_timeout_seconds,
-                connect_args={"connect_timeout": config.db_connect_timeout_seconds},
+                connect_args=NO_ENVIRONMENT
+                | {"connect_timeout": config.db_connect_timeout_seconds}
+                | config.url.libpq,
             )
         )
 
@@ -114,5 +117,8 @@ class PostgresqlDatabaseService:
         """The chunks nearest to an embedding, nearest first. embedding: float32, shape (DIMENSIONS,)."""
         distance = Chunk.embedding.cosine_distance(embedding)
         nearest = select(Chunk, distance).where(Chunk.embedding.is_not(None)).order_by(distance).limit(limit)
+        # The index gives no more rows than it considers, 40 unless it is told; 1000 is its limit.
+        considered = text("SELECT set_config('hnsw.ef_search', :number, true)")
         async with self.session() as session:
+            await session.execute(considered, {"number": str(min(max(limit, 40), 1000))})
             return [Hit(chunk, float(value)) for chunk, value in await session.execute(nearest)]

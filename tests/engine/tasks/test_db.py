@@ -43,6 +43,18 @@ def test_create_adds_an_extension_to_a_database_that_is_there(
     assert done.stderr.startswith("created extension vector")
 
 
+def test_reset_looks_before_it_drops(
+    tasks: Tasks, query: Callable[..., list[tuple[object, ...]]], write_revision: Callable[..., object]
+) -> None:
+    tasks.succeed("db.migrate")
+    query("INSERT INTO documents (filename) VALUES ('kept.md')")
+    write_revision("003", upgrade="pass", name="003_broken.py")
+    path = tasks.cli.root / "migrations" / "versions" / "003_broken.py"
+    path.write_text(path.read_text().replace("import sqlalchemy", "import no_such_module"))
+    tasks.fail(7, "db.reset", "--yes", says="no_such_module")
+    assert query("SELECT count(*) FROM documents") == [(1,)]
+
+
 def test_reset_drops_and_migrates_anew(tasks: Tasks, query: Callable[..., list[tuple[object, ...]]]) -> None:
     tasks.succeed("db.migrate")
     query("INSERT INTO documents (filename) VALUES ('a')")

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -236,6 +237,45 @@ def test_second_migrator_waits_and_finds_nothing_to_do(
     ]
 
 
+def test_lock_outlives_the_servers_limit_on_idle_sessions(
+    cli: CommandLine, tasks: Tasks, database_url: DatabaseUrl, query: Query, write_revision: WriteRevision
+) -> None:
+    write_revision("003", upgrade="SELECT pg_advisory_xact_lock(3)")
+    tasks.succeed("db.migrate", "--to", "002")
+    query(f"ALTER DATABASE \"{database_url.database}\" SET idle_session_timeout = '50ms'")
+    with (
+        psycopg.connect(database_url.plain, options="-c idle_session_timeout=0", autocommit=True) as other,
+        contextlib.ExitStack() as running,
+    ):
+        other.execute("SELECT pg_advisory_lock(3)")
+        process = running.enter_context(_started(cli, "db.migrate", "--wait", "5"))
+        _wait_for(query, "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+        # A second migrator starts long after the limit, and must find the lock held.
+        tasks.fail(8, "db.migrate", "--wait", "0", says="Another migrator works on")
+        other.execute("SELECT pg_advisory_unlock(3)")
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+
+
+def test_concurrent_index_waits_for_older_transactions(
+    cli: CommandLine, tasks: Tasks, database_url: DatabaseUrl, query: Query
+) -> None:
+    tasks.succeed("db.migrate", "--to", "001")
+    with psycopg.connect(database_url.plain) as reader:
+        reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        reader.execute("SELECT count(*) FROM alembic_version")
+        patient = replace(cli, environment=cli.environment | {"DB_LOCK_TIMEOUT_SECONDS": "0.1"})
+        with _started(patient, "db.migrate") as process:
+            _wait_for(query, _BUILD_WAITS)
+            # Well past the timeout, it still waits: the build holds up nobody.
+            query("SELECT pg_sleep(0.5)")
+            assert process.poll() is None
+            reader.rollback()
+            _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert query("SELECT count(*) FROM pg_index WHERE NOT indisvalid") == [(0,)]
+
+
 def test_rollback_confirmed_for_another_state_is_refused(
     cli: CommandLine, tasks: Tasks, database_url: DatabaseUrl, write_revision: WriteRevision
 ) -> None:
@@ -251,6 +291,12 @@ def test_rollback_confirmed_for_another_state_is_refused(
             _, errors = process.communicate(timeout=30)
     assert process.returncode == 4
     assert "has changed meanwhile: it is at 003. Nothing was taken back" in errors
+
+
+_BUILD_WAITS = """
+    SELECT count(*) = 1 FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting for old snapshots%'
+    OR phase LIKE 'waiting for writers%'
+"""
 
 
 def _undone(done: subprocess.CompletedProcess[str]) -> list[str]:
