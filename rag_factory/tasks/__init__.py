@@ -14,7 +14,7 @@ sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
 
 from invoke.collection import Collection  # noqa: E402
 
-from rag_factory.tasks import db, env, migration, test  # noqa: E402
+from rag_factory.tasks import db, env, migration, test, usage  # noqa: E402
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 def build_namespace(root: Path) -> Collection:
     """The engine's tasks for the project at `root`, the folder of its tasks.py."""
+    usage.take_over()
     namespace = Collection()
     namespace.add_collection(Collection("db", *db.TASKS, *migration.TASKS))
     namespace.add_collection(Collection("env", *env.TASKS))

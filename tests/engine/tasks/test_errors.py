@@ -32,6 +32,23 @@ DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 WITHOUT_OVERRIDE = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["db.migrat"], "No idea what 'db.migrat' is!"),
+        (["db.migrate", "--nope"], "No idea what '--nope' is!"),
+        (["db.revision"], "did not receive required positional arguments: 'message'"),
+        (["db.rollback", "--to"], "needed value"),
+        (["--help", "db.nothing"], "No idea what 'db.nothing' is!"),
+    ],
+)
+def test_call_that_cannot_be_read_is_usage(cli: CommandLine, arguments: list[str], says: str) -> None:
+    done = cli.invoke(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.count(says) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_server_that_is_down(tasks: Tasks) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
