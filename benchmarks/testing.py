@@ -1,0 +1,490 @@
+"""Measure the test databases: how soon they are ready, and what a test on one costs, next to other tools.
+
+The tools are installed into environments in a temporary folder, at the versions that we use of what we share
+with them. All use one server, whose data is in memory where there is a tmpfs.
+Run it: uv run python benchmarks/testing.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import sql
+
+from benchmarks.testing_crews import Crew
+from benchmarks.testing_projects import (
+    SMALL,
+    TESTS,
+    write_alembic_project,
+    write_django_project,
+    write_our_project,
+)
+from benchmarks.timing import (
+    FEWEST_ROUNDS,
+    Comparison,
+    Figure,
+    describe_machine,
+    inherited_environment,
+    installed_program,
+    progress,
+    race,
+    report,
+    time_command,
+)
+from rag_factory.database.config import DatabaseConfig
+from rag_factory.server import EmbeddedServer, find_binaries
+from rag_factory.testing.place import FORGETFUL, embedded_test_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rag_factory.server import ServerAddress
+
+PROJECT = Path(__file__).parent.parent
+TMPFS = Path("/dev/shm")
+NEEDED_BYTES = 3_000_000_000
+# Left out of a copy of the project, because a clone hasn't got it.
+NOT_CLONED = (".git", ".venv", ".nox", ".rag_factory", ".*_cache", "__pycache__", ".env", ".env.test", "dist")
+SHARED = ("psycopg", "sqlalchemy", "alembic", "pytest", "pytest-xdist")
+# Some names of a registry and a proxy, that uv needs to install anything.
+NETWORK = ("UV_", "PIP_", "SSL_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
+WORKERS = (1, 2, 4, 8)
+MANY = 200
+# Ratios, cut off rather than rounded: 1.5, 12, 20, 2.5 and 17 times faster.
+KEEPDB, PYTEST_DJANGO, PYTEST_POSTGRESQL, CLONES, TESTS_OF_PYTEST_POSTGRESQL = 0.666, 0.083, 0.05, 0.4, 0.058
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    rounds: int = arguments.repeat
+    figures: list[Figure] = []
+    with laboratory() as lab:
+        if "ready" in arguments.only:
+            figures += [measure_ready(lab, number, rounds) for number in WORKERS]
+            figures += [measure_growth(lab, number, rounds) for number in (WORKERS[0], WORKERS[-1])]
+        if "test" in arguments.only:
+            figures += [measure_rollback(lab, rounds), measure_clone(lab, rounds)]
+        if "suite" in arguments.only:
+            figures.append(measure_suite(lab, max(rounds // 3, 1)))
+        if "start" in arguments.only:
+            figures.append(measure_start(lab, max(rounds // 3, 1)))
+        machine = describe_machine(SHARED, PostgreSQL=find_binaries().version, **lab.facts())
+    report(machine, figures, as_json=arguments.json)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parts = ["ready", "test", "suite", "start"]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--json", action="store_true", help="print JSON, with every single time")
+    parser.add_argument(
+        "--repeat", type=int, default=21, metavar="ROUNDS", help="counted rounds (21); a third for whole runs"
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=parts, default=parts, metavar="PART", help=f"of {', '.join(parts)}"
+    )
+    arguments = parser.parse_args()
+    if arguments.repeat < 1:
+        parser.error("--repeat must be 1 or more")
+    if arguments.repeat < FEWEST_ROUNDS:
+        progress(f"warning: {arguments.repeat} rounds are too few to judge by; {FEWEST_ROUNDS} or more are")
+    return arguments
+
+
+def measure_ready(lab: Laboratory, number: int, rounds: int) -> Figure:
+    """Time how long it takes until as many workers have their databases, imports not counted."""
+    kept, fresh, cold = "ours, kept", "ours, fresh clones", "ours, cold"
+    each, django, keepdb = "Alembic in each worker", "pytest-django", "Django --keepdb"
+    clones, janitors = "Django's clones alone", "pytest-postgresql"
+    rivals = {
+        kept: lambda: lab.time_ours(number, "kept"),
+        fresh: lambda: lab.time_ours(number, "cloned"),
+        cold: lambda: lab.time_ours(number, "built"),
+        each: lambda: lab.time_alembic(number),
+        django: lambda: lab.time_django(number, keep=False),
+        keepdb: lambda: lab.time_django(number, keep=True),
+        clones: lambda: lab.time_django_clones(number),
+        janitors: lambda: lab.time_pytest_postgresql(number),
+    }
+    comparisons = []
+    if number > 1:
+        comparisons += [Comparison(cold, each, 1.0), Comparison(cold, django, 1.0)]
+    if number == WORKERS[-1]:
+        comparisons += [
+            Comparison(kept, keepdb, KEEPDB),
+            Comparison(kept, django, PYTEST_DJANGO),
+            Comparison(kept, janitors, PYTEST_POSTGRESQL),
+            Comparison(fresh, clones, CLONES),
+        ]
+    return race(f"{number} ready", rivals, comparisons, rounds)
+
+
+def measure_growth(lab: Laboratory, number: int, rounds: int) -> Figure:
+    """Time warm runs of a project that is 20 times older."""
+    few, many = f"{SMALL} revisions", f"{MANY} revisions"
+    rivals = {
+        few: lambda: lab.time_ours(number, "kept"),
+        many: lambda: lab.time_ours(number, "kept", lab.old_project),
+    }
+    return race(f"{number} kept, more revisions", rivals, [Comparison(many, few, 1.0)], rounds)
+
+
+def measure_rollback(lab: Laboratory, rounds: int) -> Figure:
+    """Time one ORM insert and commit, and what takes it back."""
+    rollback, committing, recipe = "`db_connection`", "`committing_database`", "SQLAlchemy's recipe"
+    rivals = {
+        rollback: lambda: lab.time_test("rollback_fixture"),
+        committing: lambda: lab.time_test("committing_fixture"),
+        recipe: lambda: lab.time_test("savepoint_recipe"),
+    }
+    comparisons = [Comparison(rollback, recipe, 1.0), Comparison(committing, recipe, 1.1)]
+    return race("100 tests", rivals, comparisons, rounds)
+
+
+def measure_clone(lab: Laboratory, rounds: int) -> Figure:
+    """Time a database of a test's own."""
+    fresh, raw = "`fresh_database`", "`CREATE DATABASE … TEMPLATE`, `DROP DATABASE`"
+    rivals = {
+        fresh: lambda: lab.time_test("fresh_fixture", 1),
+        raw: lambda: lab.time_test("raw_clone", 1),
+    }
+    return race("One clone", rivals, [Comparison(fresh, raw, 1.1)], rounds)
+
+
+def measure_suite(lab: Laboratory, rounds: int) -> Figure:
+    """Time whole runs of pytest, all databases kept where the tool can keep them."""
+    ours, ours_2, django, django_2 = "ours", "ours, -n 2", "pytest-django", "pytest-django, -n 2"
+    janitors = "pytest-postgresql"
+    rivals = {
+        ours: lambda: lab.time_pytest(Path(sys.executable), lab.project),
+        ours_2: lambda: lab.time_pytest(Path(sys.executable), lab.project, "-n", "2"),
+        django: lambda: lab.time_pytest(lab.django_python, lab.django_project, "--reuse-db"),
+        django_2: lambda: lab.time_pytest(lab.django_python, lab.django_project, "--reuse-db", "-n", "2"),
+        janitors: lambda: lab.time_pytest(lab.alembic_python, lab.alembic_project),
+    }
+    comparisons = [
+        Comparison(ours, django, 1.0),
+        Comparison(ours_2, django_2, 1.0),
+        Comparison(ours, janitors, TESTS_OF_PYTEST_POSTGRESQL),
+    ]
+    return race(f"{TESTS} tests", rivals, comparisons, rounds)
+
+
+def measure_start(lab: Laboratory, rounds: int) -> Figure:
+    """Time from the command to the first test; nothing to hold it against but pytest alone."""
+    rivals = {
+        "a fresh clone, `nox -s tests`": lab.time_fresh_start,
+        "`nox -R -s tests`": lab.time_warm_start,
+        "`pytest` alone, one test": lab.time_bare_start,
+    }
+    return race("The first test", rivals, [], rounds)
+
+
+@dataclass
+class Laboratory:
+    """One server, the projects of all rivals, and their processes. folder: for all but the server's data."""
+
+    folder: Path
+    server: EmbeddedServer
+    address: ServerAddress
+    stack: ExitStack
+
+    @property
+    def project(self) -> Path:
+        """Our project."""
+        return self.folder / "ours"
+
+    @property
+    def old_project(self) -> Path:
+        """Ours with many revisions."""
+        return self.folder / "old"
+
+    @property
+    def alembic_project(self) -> Path:
+        """The same without us."""
+        return self.folder / "alembic"
+
+    @property
+    def django_project(self) -> Path:
+        """The same in Django."""
+        return self.folder / "django"
+
+    @cached_property
+    def environment(self) -> dict[str, str]:
+        """Of every process: a copy of the code, and the server for those that don't find it themselves."""
+        where = {"HOST": self.address.host, "PORT": str(self.address.port), "ACCOUNT": self.address.user}
+        return inherited_environment() | where | {"PYTHONPATH": str(self.folder / "code")}
+
+    @cached_property
+    def django_python(self) -> Path:
+        """The interpreter of Django's environment."""
+        return self._make_environment("django", "django", "pytest-django")
+
+    @cached_property
+    def alembic_python(self) -> Path:
+        """The interpreter of pytest-postgresql's environment."""
+        return self._make_environment("alembic", "pytest-postgresql", "sqlalchemy", "alembic")
+
+    @cached_property
+    def our_crew(self) -> Crew:
+        """Our processes."""
+        return self._gather(Path(sys.executable), "ours", folder=self.project)
+
+    @cached_property
+    def alembic_crew(self) -> Crew:
+        """Alembic's processes."""
+        return self._gather(
+            self.alembic_python, "alembic_upgrade", str(self.alembic_project), folder=self.alembic_project
+        )
+
+    @cached_property
+    def janitor_crew(self) -> Crew:
+        """The processes of pytest-postgresql."""
+        return self._gather(
+            self.alembic_python, "postgresql_janitors", str(self.alembic_project), folder=self.alembic_project
+        )
+
+    @cached_property
+    def django_crew(self) -> Crew:
+        """Django's processes."""
+        address = self.address
+        where = (address.host, str(address.port), address.user)
+        return self._gather(self.django_python, "django_databases", *where, "#", folder=self.django_project)
+
+    def facts(self) -> dict[str, str]:
+        """What the figures depend on further."""
+        found = {"data": "on tmpfs" if in_memory() else "on disk"}
+        for python, name in (
+            ("django_python", "django"),
+            ("django_python", "pytest-django"),
+            ("alembic_python", "pytest-postgresql"),
+        ):
+            if python in self.__dict__:
+                code = f"from importlib.metadata import version; print(version({name!r}))"
+                done = subprocess.run(
+                    [getattr(self, python), "-c", code], check=True, capture_output=True, text=True
+                )
+                found[name] = done.stdout.strip()
+        return found
+
+    def time_ours(self, number: int, state: str, project: Path | None = None) -> float:
+        """Begin a run, and in each of its workers take part in it, as the plug-in does with xdist.
+
+        state: of what is found: "kept" databases, a template from which they are "cloned", or nothing, so
+        that it is "built".
+        """
+        root = str(project or self.project)
+        if state == "built":
+            self.drop("app_test_%")
+        elif state == "cloned":
+            self.drop("app_test_%", but="app_test_tpl_%")
+        else:
+            self._begin(root, number)
+            self.our_crew.run("end", [{}] * number)
+        self.checkpoint()
+        seconds, found = self._begin(root, number)
+        self.our_crew.run("end", [{}] * number)
+        expected = {"kept": ({"kept"}, False), "cloned": ({"cloned"}, False), "built": ({"cloned"}, True)}
+        if (set(found["origins"]), found["built"]) != expected[state]:
+            raise RuntimeError(f"{state} was measured with {found}")
+        return seconds
+
+    def _begin(self, root: str, number: int) -> tuple[float, dict[str, Any]]:
+        began = time.perf_counter()
+        found: dict[str, Any] = self.our_crew.run("prepare", [{"root": root, "workers": number}])[0]
+        if number > 1:
+            workers = [{"root": root, "run": found["run"], "number": each} for each in range(number)]
+            self.our_crew.run("lease", workers)
+        return time.perf_counter() - began, found
+
+    def time_alembic(self, number: int) -> float:
+        """Create and migrate a database in each process."""
+        self.checkpoint()
+        seconds = self.alembic_crew.time("create", self._databases("each", number))
+        self.drop("each%")
+        return seconds
+
+    def time_pytest_postgresql(self, number: int) -> float:
+        """Load a template in each process, and create one test's database."""
+        self.checkpoint()
+        seconds = self.janitor_crew.time("create", self._databases("janitor", number))
+        self.janitor_crew.run("end", [{}] * number)
+        return seconds
+
+    def time_django(self, number: int, *, keep: bool) -> float:
+        """Set up Django's test database in each process; keep: it is there and migrated."""
+        job = {"name": "kept" if keep else "migrated", "keep": keep}
+        if keep:
+            self.django_crew.run("create", [job] * number)
+            self.django_crew.run("end", [{"keep": True}] * number)
+        self.checkpoint()
+        seconds = self.django_crew.time("create", [job] * number)
+        self.django_crew.run("end", [{"keep": keep}] * number)
+        return seconds
+
+    def time_django_clones(self, number: int) -> float:
+        """Clone Django's test database as often, which Django does one after the other."""
+        self.django_crew.run("create", [{"name": "source", "keep": False}])
+        self.checkpoint()
+        seconds = self.django_crew.time("clone", [{"number": number}])
+        # Django takes 1 for no clones at all.
+        self.django_crew.run("end", [{"keep": False, "clones": number}])
+        self.drop("source%")
+        return seconds
+
+    def time_test(self, rival: str, times: int = 100) -> float:
+        """Run as many tests one way, in one process that has run one before."""
+        self.our_crew.run("prepare", [{"root": str(self.project), "workers": 1}])
+        self.checkpoint()
+        seconds: float = self.our_crew.run("measure", [{"rival": rival, "times": times}])[0]
+        self.our_crew.run("end")
+        return seconds
+
+    def time_pytest(self, python: Path, folder: Path, *arguments: str) -> float:
+        """Run the tests of a project."""
+        return time_command([python, "-m", "pytest", "-q", *arguments], folder, environment=self.environment)
+
+    def time_fresh_start(self) -> float:
+        """Clone, and run the tests: environment, server and template database are all made."""
+        with project_copy() as copy:
+            return self._time_first_test([installed_program("nox"), "-s", "tests"], copy)
+
+    def time_warm_start(self) -> float:
+        """Run the tests again, all being there."""
+        return self._time_first_test([installed_program("nox"), "-R", "-s", "tests"], self.clone)
+
+    def time_bare_start(self) -> float:
+        """Run one test that needs nothing, with the same interpreter and plug-ins."""
+        folder = self.folder / "bare"
+        folder.mkdir(exist_ok=True)
+        (folder / "test_nothing.py").write_text("def test_nothing():\n    pass\n", encoding="utf-8")
+        return self._time_first_test([self.clone / ".nox/tests/bin/pytest"], folder)
+
+    @cached_property
+    def clone(self) -> Path:
+        """A copy of the project whose tests have run."""
+        copy = self.stack.enter_context(project_copy())
+        self._time_first_test([installed_program("nox"), "-s", "tests"], copy)
+        return copy
+
+    def _time_first_test(self, arguments: Sequence[str | Path], folder: Path) -> float:
+        note = self.folder / "first_test"
+        note.unlink(missing_ok=True)
+        network = {name: value for name, value in os.environ.items() if name.upper().startswith(NETWORK)}
+        plugin = {
+            "PYTHONPATH": str(self.folder / "plugins"),
+            "PYTEST_PLUGINS": "first_test",
+            "FIRST_TEST": str(note),
+        }
+        began = time.time()
+        time_command(arguments, folder, environment=inherited_environment() | network | plugin)
+        return float(note.read_text(encoding="utf-8")) - began
+
+    def drop(self, pattern: str, but: str = "") -> None:
+        """Drop the databases that a LIKE pattern names."""
+        with self._connect() as server:
+            found = server.execute(
+                "SELECT datname FROM pg_database WHERE datname LIKE %s AND datname NOT LIKE %s",
+                (pattern, but),
+            )
+            for (name,) in found.fetchall():
+                server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def checkpoint(self) -> None:
+        """Let nobody pay for what another one wrote."""
+        with self._connect() as server:
+            server.execute("CHECKPOINT")
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        address = self.address
+        return psycopg.connect(
+            host=address.host, port=address.port, user=address.user, dbname="postgres", autocommit=True
+        )
+
+    def _databases(self, name: str, number: int) -> list[dict[str, Any]]:
+        address = self.address
+        where = {"host": address.host, "port": address.port, "user": address.user}
+        return [where | {"name": f"{name}_{each}"} for each in range(number)]
+
+    def _gather(self, python: Path, module: str, *arguments: str, folder: Path) -> Crew:
+        crew = Crew(python, module, arguments, size=WORKERS[-1], folder=folder, environment=self.environment)
+        self.stack.callback(crew.close)
+        return crew
+
+    def _make_environment(self, name: str, *packages: str) -> Path:
+        folder = self.folder / f"{name}-environment"
+        same = [f"{each}=={importlib.metadata.version(each)}" for each in SHARED]
+        versions = {each.partition("==")[0]: each for each in same}
+        wanted = dict.fromkeys(["psycopg", "pytest", "pytest-xdist", *packages])
+        chosen = [versions.get(each, each).replace("psycopg==", "psycopg[binary]==") for each in wanted]
+        progress(f"installing {' '.join(chosen)}")
+        uv = installed_program("uv")
+        subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, folder], check=True)
+        python = folder / "bin" / "python"
+        subprocess.run([uv, "pip", "install", "--quiet", "--python", python, *chosen], check=True)
+        return python
+
+
+@contextmanager
+def laboratory() -> Iterator[Laboratory]:
+    """Make all that the rivals share; stop and remove it at the end."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(temporary_folder())
+        home = stack.enter_context(temporary_folder(TMPFS if in_memory() else None))
+        write_our_project(folder / "ours", home)
+        write_our_project(folder / "old", home, MANY)
+        write_alembic_project(folder / "alembic")
+        write_django_project(folder / "django")
+        for part in ("rag_factory", "benchmarks"):
+            shutil.copytree(
+                PROJECT / part, folder / "code" / part, ignore=shutil.ignore_patterns(*NOT_CLONED)
+            )
+        (folder / "plugins").mkdir()
+        shutil.copy(PROJECT / "benchmarks/peers/first_test.py", folder / "plugins")
+        server = EmbeddedServer(home, settings=FORGETFUL, name="test-postgresql")
+        stack.callback(server.stop)
+        yield Laboratory(folder, server, server.ensure_running(), stack)
+
+
+@contextmanager
+def project_copy() -> Iterator[Path]:
+    """A copy of the project as a clone has it. Its servers are stopped at the end."""
+    with temporary_folder() as folder:
+        copy = folder / "project"
+        shutil.copytree(PROJECT, copy, ignore=shutil.ignore_patterns(*NOT_CLONED))
+        try:
+            yield copy
+        finally:
+            embedded_test_server(DatabaseConfig.load(copy, for_tests=True)).stop()
+
+
+@contextmanager
+def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
+    """A folder that the server's account can enter too, removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="rag-factory-benchmark-", dir=parent))
+    try:
+        folder.chmod(0o755)
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def in_memory() -> bool:
+    """Whether there is a tmpfs with room for the server's data."""
+    return TMPFS.is_dir() and os.access(TMPFS, os.W_OK) and shutil.disk_usage(TMPFS).free > NEEDED_BYTES
+
+
+if __name__ == "__main__":
+    main()
