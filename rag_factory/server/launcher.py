@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
 import sys
 import time
 from functools import cached_property
@@ -108,10 +107,18 @@ class EmbeddedServer:
         return True
 
     def status(self) -> ServerStatus:
-        """Look at the server without changing anything."""
+        """Look at the server without changing anything.
+
+        Raises ServerError: there is data, but of another major version.
+        """
         location = self._locate()
         check_data_owner(location)
-        return look(location, self._binaries.version)
+        found = look(location, self._binaries.version)
+        if found.state == "absent":
+            from rag_factory.server.cluster import check_major
+
+            check_major(location, self._binaries.major)
+        return found
 
     def binary(self, name: str) -> Path:
         """Return the path of a program such as psql or pg_dump. Raises ServerError when it isn't there."""
@@ -164,6 +171,6 @@ def _explained(location: Location) -> Iterator[None]:
 
             raise full_disk(f"{exc.filename or location.home} can't be written", location) from exc
         raise ServerError(
-            f"{exc.filename or location.home} can't be used: {os.strerror(exc.errno or 0)}.",
+            f"{exc.filename or location.home} can't be used: {exc.strerror or exc}.",
             fix="Mend its permissions, or set EMBEDDED_DATA_FOLDER to a folder of your own.",
         ) from exc

@@ -159,7 +159,8 @@ def _command_names(pid: int, data_folder: Path) -> bool:
 def _is_server_by_ps(pid: int, data_folder: Path) -> bool:
     import subprocess
 
-    command = ["ps", "-p", str(pid), "-o", "stat=", "-o", "args="]
+    # -ww: macOS cuts lines at 79 columns where there is no terminal.
+    command = ["ps", "-ww", "-p", str(pid), "-o", "stat=", "-o", "args="]
     try:
         done = subprocess.run(command, capture_output=True, check=False)
     except FileNotFoundError:

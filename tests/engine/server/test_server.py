@@ -133,9 +133,10 @@ def test_server_runs_the_binaries_of_another_folder(servers: Servers) -> None:
     assert servers.query(older.ensure_running(), "SHOW server_encoding") == [("UTF8",)]
     assert older.status().data_folder.name == "postgresql-15"
     assert older.status().version.startswith("15.")
-    with pytest.raises(ServerError, match=r"postgresql-15 holds data of PostgreSQL 15.*untouched"):
-        newer.ensure_running()
-    assert not newer.status().data_folder.exists()
+    for call in (newer.ensure_running, newer.status):
+        with pytest.raises(ServerError, match=r"postgresql-15 holds data of PostgreSQL 15.*untouched"):
+            call()
+    assert not older.status().data_folder.with_name("postgresql-18").exists()
 
 
 def test_server_log_stays_short(servers: Servers) -> None:
