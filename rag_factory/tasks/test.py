@@ -5,23 +5,22 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from rag_factory.errors import NotReadyError, UsageError
+from rag_factory.errors import NotReadyError
 from rag_factory.tasks.command import command
 from rag_factory.tasks.output import human_size, say, show_columns, show_json
-from rag_factory.tasks.texts import JSON
+from rag_factory.tasks.texts import JSON, whole_number
 
 if TYPE_CHECKING:
     from rag_factory.tasks.workspace import Workspace
 
 
 @command("prepare", workers="How many databases to make ready (one for each processor).")
-def prepare(work: Workspace, workers: int = 0) -> None:
+def prepare(work: Workspace, workers: str | None = None) -> None:
     """Make the test template and worker databases ready."""
     from rag_factory.testing.run import begin_run
 
-    if workers < 0:
-        raise UsageError(f"--workers is {workers}, and must be 1 or more.")
-    run = begin_run(work.test_config, workers or os.cpu_count() or 1, os.environ)
+    number = (os.cpu_count() or 1) if workers is None else whole_number(workers, "--workers")
+    run = begin_run(work.test_config, number, os.environ)
     run.close()
     if run.problem:
         raise NotReadyError(run.problem)
@@ -38,7 +37,8 @@ def status(work: Workspace, json: bool = False) -> None:
     from rag_factory.testing.place import find_place
 
     place = find_place(work.test_config)
-    with connect(place.url) as server:
+    timeout = work.test_config.db_connect_timeout_seconds
+    with connect(place.url, connect_timeout_seconds=timeout) as server:
         found = describe(server, place.base)
     if json:
         databases = [
@@ -75,7 +75,8 @@ def clean(work: Workspace) -> None:
     from rag_factory.testing.place import find_place
 
     place = find_place(work.test_config)
-    with connect(place.url) as server:
+    timeout = work.test_config.db_connect_timeout_seconds
+    with connect(place.url, connect_timeout_seconds=timeout) as server:
         dropped = drop_unused(server, place.base)
     for name in dropped:
         say(f"dropped {name}")

@@ -21,7 +21,7 @@ LOCK_TIMEOUT_SECONDS = 2
 # Looking at more transactions one by one would cost as much as looking at the tables.
 FEW_TRANSACTIONS = 50
 # What `changed` says of more than rows.
-OBJECTS = "tables, indexes, columns or functions"
+OBJECTS = "tables, constraints, functions or other objects"
 # Each with the columns that can be written: generated ones can't. Materialized views are proved only.
 _RELATIONS = """
     SELECT c.relkind = 'r', format('%%I.%%I', n.nspname, c.relname),
@@ -45,12 +45,23 @@ _CATALOGS = {
     "pg_publication": "oid", "pg_collation": "oid", "pg_ts_config": "oid", "pg_ts_dict": "oid",
     "pg_foreign_server": "oid", "pg_largeobject_metadata": "oid",
 }  # fmt: skip
-# What a test most likely makes or drops, at a tenth of the whole fingerprint's cost. A table emptied by
-# TRUNCATE gets a new file and so a new row in pg_class, but no other number of columns.
-_OBJECTS = f"""
-    (SELECT count(*) + sum(relnatts) FROM pg_class WHERE oid >= {FIRST_USER_OID} AND relpersistence <> 't') +
-    (SELECT count(*) + coalesce(sum(xmin::text::bigint), 0) FROM pg_proc WHERE oid >= {FIRST_USER_OID})
-"""
+# Where a row is written anew though nothing changes for a reader, its content counts: TRUNCATE gives a table
+# a new file, RESTART writes a sequence, and triggers are turned off and on again.
+_CONTENTS = {
+    "pg_class": "(relname, relnamespace, relowner, relam, reltablespace, relpersistence, relkind, relnatts, "
+    "relrowsecurity, relforcerowsecurity, relreplident, relispartition, relacl, reloptions, relpartbound)",
+    "pg_sequence": "pg_sequence",
+    "pg_trigger": "pg_trigger",
+}
+# What belongs to a temporary table, which goes with its session, perhaps a little later.
+_TEMPORARY = {
+    "pg_class": "relnamespace = ANY (spaces)", "pg_type": "typnamespace = ANY (spaces)",
+    "pg_proc": "pronamespace = ANY (spaces)", "pg_constraint": "connamespace = ANY (spaces)",
+    "pg_namespace": "oid = ANY (spaces)", "pg_attribute": "attrelid = ANY (tables)",
+    "pg_trigger": "tgrelid = ANY (tables)", "pg_rewrite": "ev_class = ANY (tables)",
+    "pg_attrdef": "adrelid = ANY (tables)", "pg_index": "indrelid = ANY (tables)",
+    "pg_sequence": "seqrelid = ANY (tables)", "pg_inherits": "inhrelid = ANY (tables)",
+}  # fmt: skip
 # As set by ALTER DATABASE … SET. They are no part of what a clone copies.
 _SETTINGS = """
     SELECT unnest(setconfig) FROM pg_db_role_setting
@@ -113,20 +124,21 @@ def install(connection: psycopg.Connection[Any]) -> None:
     rows = {f"the rows of {name}": f"EXISTS (SELECT FROM ONLY {name})" for name in empty}
     rows |= {f"the rows of {table.name}": table.differs for table in full}
     others = {"the rows of materialized views": " OR ".join(views)} if views else {}
-    # The number counts the functions that read it, so it is found last and kept in a table.
-    others[OBJECTS] = f"{_OBJECTS} <> (SELECT number FROM {SCHEMA}.objects)"
-    connection.execute(f"CREATE TABLE {SCHEMA}.objects (number numeric)".encode())
+    # The functions that read it are objects too, so the fingerprint is taken last and kept in a table.
+    objects = {OBJECTS: f"{SCHEMA}.objects() <> (SELECT fingerprint FROM {SCHEMA}.objects)"}
+    connection.execute(f"CREATE TABLE {SCHEMA}.objects (fingerprint text)".encode())
     # A trigger that always fires may write while rows are put back; then they are looked at once more.
     afterwards = rows | others if _one(connection, _ALWAYS_FIRES) else others
     for statement in (
-        _changed(rows | others),
+        _objects(),
+        _changed(rows | others | objects),
         _PROVE,
         _reset_sequences(sequences),
-        _restore(empty, full, afterwards, " OR ".join(hidden) or "false"),
-        _fingerprint(" OR ".join(hidden) or "false"),
+        _restore(empty, full, afterwards | objects, " OR ".join(hidden) or "false"),
+        _fingerprint(rows | others, " OR ".join(hidden) or "false"),
     ):
         connection.execute(statement.encode())
-    connection.execute(f"INSERT INTO {SCHEMA}.objects SELECT {_OBJECTS}".encode())
+    connection.execute(f"INSERT INTO {SCHEMA}.objects SELECT {SCHEMA}.objects()".encode())
 
 
 def fingerprint(connection: psycopg.Connection[Any]) -> str:
@@ -174,7 +186,7 @@ def _content(name: str, columns: str) -> str:
 def _first(tests: dict[str, str]) -> str:
     """The name of the first test that is true; null when none is."""
     cases = "\n".join(f"WHEN {test} THEN '{_literal(name)}'" for name, test in tests.items())
-    return f"CASE {cases} END"
+    return f"CASE {cases} END" if cases else "NULL"
 
 
 def _changed(tests: dict[str, str]) -> str:
@@ -259,23 +271,36 @@ def _restore(empty: list[str], full: list[_Full], afterwards: dict[str, str], hi
     """
 
 
-def _fingerprint(hidden: str) -> str:
-    """The function that sums up the catalogs, and says so when rows differ or can't be seen."""
+def _objects() -> str:
+    """The function that sums up the catalogs and the database's settings."""
     parts = " UNION ALL ".join(
-        f"SELECT '{catalog}', count(*), sum(hashtextextended({key}::text || ' ' || xmin::text, 0)) "
-        f"FROM pg_catalog.{catalog} WHERE {key} >= {FIRST_USER_OID}"
+        f"SELECT '{catalog}', count(*), "
+        f"sum(hashtextextended({key}::text || ' ' || {_CONTENTS.get(catalog, 'xmin')}::text, 0)) "
+        f"FROM pg_catalog.{catalog} "
+        f"WHERE {key} >= {FIRST_USER_OID} AND NOT {_TEMPORARY.get(catalog, 'false')}"
         for catalog, key in _CATALOGS.items()
     )
     settings = f"SELECT string_agg(setting, ' ' ORDER BY setting) FROM ({_SETTINGS}) AS settings (setting)"
     return f"""
-        CREATE FUNCTION {SCHEMA}.fingerprint() RETURNS text LANGUAGE plpgsql AS $fingerprint$
+        CREATE FUNCTION {SCHEMA}.objects() RETURNS text LANGUAGE plpgsql AS $objects$
         DECLARE
-            catalogs text;
+            spaces oid[] := ARRAY(SELECT oid FROM pg_namespace WHERE nspname ~ '^pg_(toast_)?temp_');
+            tables oid[] := ARRAY(SELECT oid FROM pg_class WHERE relnamespace = ANY (spaces));
+        BEGIN
+            RETURN (SELECT md5(string_agg(part::text, ' ') || coalesce(({settings}), ''))
+                    FROM ({parts}) AS part);
+        END;
+        $objects$
+    """
+
+
+def _fingerprint(tests: dict[str, str], hidden: str) -> str:
+    """The function that sums up the objects, and says so when rows differ or can't be seen."""
+    return f"""
+        CREATE FUNCTION {SCHEMA}.fingerprint() RETURNS text LANGUAGE plpgsql AS $fingerprint$
         BEGIN
             PERFORM {SCHEMA}.reset_sequences();
-            SELECT md5(string_agg(part::text, ' ') || coalesce(({settings}), ''))
-            INTO catalogs FROM ({parts}) AS part;
-            RETURN catalogs || coalesce(' ' || {SCHEMA}.changed(), '')
+            RETURN {SCHEMA}.objects() || coalesce(' ' || ({_first(tests)}), '')
                 || CASE WHEN {hidden} THEN ' ' || gen_random_uuid() ELSE '' END;
         END;
         $fingerprint$

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from psycopg import errors
 
-from rag_factory.testing.template import drop, lock_key, read_mark, try_lock, unlock, use_key
+from rag_factory.testing.template import (
+    TEMPLATE,
+    WORKER,
+    drop,
+    lock_key,
+    read_mark,
+    try_lock,
+    unlock,
+    use_key,
+)
 
 if TYPE_CHECKING:
     import psycopg
@@ -57,15 +66,21 @@ def describe(server: psycopg.Connection[Any], base: str) -> list[TestDatabase]:
 
     server: a session on the maintenance database.
     """
-    names = re.compile(rf"{re.escape(base)}_(tpl_[0-9a-f]{{12}}|[0-9a-f]{{8}}_\d+(_f\d+)?)")
+    ours = re.compile(rf"{re.escape(base)}_({TEMPLATE}_[0-9a-f]{{12}}|{WORKER}_[0-9a-f]{{8}}_\d+(_f\d+)?)")
+    # Without our word in it, a name alone proves nothing: the database has our mark, or is somebody else's.
+    doubtful = re.compile(rf"{re.escape(base)}_(tpl_[0-9a-f]{{12}}|[0-9a-f]{{8}}_\d+)")
     held = {key for (key,) in server.execute(_LOCKS.encode()).fetchall()}
     found = []
     for name, comment, size in server.execute(_DATABASES.encode(), (base,)).fetchall():
-        match = names.fullmatch(name)
-        if match is None:
+        mark = read_mark(comment)
+        kind: Kind
+        if match := ours.fullmatch(name):
+            kind = "template" if match[1].startswith(TEMPLATE) else "clone" if match[2] else "worker"
+        elif mark.get("kind") in ("template", "worker") and doubtful.fullmatch(name):
+            kind = mark["kind"]
+        else:
             continue
-        kind: Kind = "template" if match[1].startswith("tpl_") else "clone" if match[2] else "worker"
-        database = TestDatabase(name, kind, size, float(read_mark(comment).get("used", 0)), False)
+        database = TestDatabase(name, kind, size, float(mark.get("used", 0)), False)
         leased = not held.isdisjoint(database.keys)
         found.append(TestDatabase(name, kind, size, database.used, leased))
     return found

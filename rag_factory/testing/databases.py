@@ -13,7 +13,16 @@ from psycopg import sql
 from rag_factory.database.connection import connect
 from rag_factory.errors import DatabaseMissingError
 from rag_factory.testing import catalog
-from rag_factory.testing.template import drop, is_stale, lock_key, read_mark, touch, unlock, write_mark
+from rag_factory.testing.template import (
+    drop,
+    is_stale,
+    lock_key,
+    read_mark,
+    touch,
+    unlock,
+    worker_name,
+    write_mark,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,9 +136,9 @@ def create_clone(server: psycopg.Connection[Any], template: Template, name: str)
 _TAKE_SLOT = """
     SELECT pg_try_advisory_lock(%(key)s),
            (SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %(name)s),
-           EXISTS (SELECT FROM pg_database WHERE starts_with(datname, %(name)s || '_f'))
+           EXISTS (SELECT FROM pg_database WHERE datname ~ ('^' || %(name)s || '_f[0-9]+$'))
 """
-_LEFTOVERS = "SELECT datname FROM pg_database WHERE starts_with(datname, %s || '_f')"
+_LEFTOVERS = "SELECT datname FROM pg_database WHERE datname ~ ('^' || %s || '_f[0-9]+$')"
 
 
 @dataclass(frozen=True)
@@ -147,7 +156,7 @@ class _Slot:
 
 def _take_slot(server: psycopg.Connection[Any], place: Place, checkout: str, first: int) -> _Slot:
     for number in count(first):
-        name = f"{place.base}_{checkout}_{number}"
+        name = worker_name(place, checkout, number)
         row = server.execute(_TAKE_SLOT.encode(), {"key": lock_key(name), "name": name}).fetchone()
         if row and row[0]:
             return _Slot(number, name, read_mark(row[1]), bool(row[2]))

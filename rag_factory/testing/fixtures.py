@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 RUN = pytest.StashKey[Run]()
 
 __all__ = [
+    "address",
     "async_db_connection",
     "async_held_connection",
     "committing_database",
@@ -82,6 +83,12 @@ def db_engine(held_connection: Held) -> Engine:
 
 
 @pytest.fixture
+def address(worker_database: WorkerDatabase) -> None:
+    """Have the application find this database, also in a test that asks for its fixtures only as it runs."""
+    os.environ["DATABASE_URL"] = worker_database.url.plain
+
+
+@pytest.fixture
 def db_connection(held_connection: Held, committing_first: None) -> Iterator[Session]:  # noqa: ARG001
     """A session whose commits and rollbacks work, and of which nothing remains after the test."""
     session = held_connection.begin()
@@ -97,7 +104,7 @@ def unchanged_database(held_connection: Held) -> Iterator[None]:
 
 
 @pytest.fixture
-def committing_first(request: pytest.FixtureRequest) -> None:
+def committing_first(request: pytest.FixtureRequest, address: None) -> None:  # noqa: ARG001
     """Have `committing_database`, when a test takes it too, begin before the others and end after them."""
     if "committing_database" in request.fixturenames:
         request.getfixturevalue("committing_database")
@@ -125,7 +132,7 @@ async def async_db_connection(
 
 
 @pytest.fixture
-def committing_database(held_connection: Held) -> Iterator[Engine]:
+def committing_database(held_connection: Held, address: None) -> Iterator[Engine]:  # noqa: ARG001
     """An engine to really commit through; afterwards the template's rows and sequences are put back."""
     held_connection.database.committing = True
     yield held_connection.pooled
@@ -134,7 +141,7 @@ def committing_database(held_connection: Held) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def fresh_database(worker_database: WorkerDatabase) -> Iterator[Engine]:
+def fresh_database(worker_database: WorkerDatabase, address: None) -> Iterator[Engine]:  # noqa: ARG001
     """An engine on a private clone of the template, for DDL, CREATE INDEX CONCURRENTLY or anything else."""
     from sqlalchemy import NullPool, create_engine
 
@@ -147,7 +154,9 @@ def fresh_database(worker_database: WorkerDatabase) -> Iterator[Engine]:
 
 @pytest.fixture
 def migrated_to(
-    worker_database: WorkerDatabase, pytestconfig: pytest.Config
+    worker_database: WorkerDatabase,
+    pytestconfig: pytest.Config,
+    address: None,  # noqa: ARG001
 ) -> Iterator[Callable[[str], Engine]]:
     """Make private databases at a revision: `migrated_to("001")` gives an engine on one."""
     from sqlalchemy import NullPool, create_engine

@@ -22,12 +22,6 @@ if TYPE_CHECKING:
 DURATIONS = Path("tests/durations.json")
 # A worker is worth its start when there is this much to do for each.
 SECONDS_PER_WORKER = 4.0
-# The application's own settings: what a developer has set must not decide what a test sees.
-PRIVATE = (
-    "DATABASE_URL", "DATABASE_READ_URL", "TEST_DATABASE_URL", "DB_DATABASE_URL", "DATABASE_TEST_URL",
-    "DB_TEST_DATABASE_URL", "DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD",
-    "PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "PGSERVICE",
-)  # fmt: skip
 # What pytest is asked when it shows something rather than runs tests.
 LOOKS = (
     "collectonly", "help", "version", "showfixtures", "show_fixtures_per_test", "markers", "cacheshow",
@@ -55,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
     patch = config.stash[_PATCH] = pytest.MonkeyPatch()
     given = getattr(config, "workerinput", None)
     if given is not None:
-        _hide_settings(patch)
+        # The settings are hidden already: a worker has the environment of its controller.
         if "rag_factory" in given:
             config.stash[RUN] = Run.from_data(config.rootpath, given["rag_factory"])
     else:
@@ -180,8 +174,17 @@ def _begin(config: pytest.Config, patch: pytest.MonkeyPatch) -> None:
 
 
 def _hide_settings(patch: pytest.MonkeyPatch) -> None:
-    for name in PRIVATE:
-        patch.delenv(name, raising=False)
+    """Hide the application's settings and libpq's: what a developer has set must not decide what a test sees.
+
+    The switches of groups stay: a test may ask which run.
+    """
+    from rag_factory.database.config import DatabaseConfig
+    from rag_factory.database.sources import OLD_NAMES
+
+    private = {*map(str.upper, DatabaseConfig.model_fields), *OLD_NAMES} - set(GROUPS.values())
+    for name in list(os.environ):
+        if name in private or name.startswith("PG"):
+            patch.delenv(name)
     patch.setenv("APP_ENV", "test")
 
 

@@ -10,18 +10,18 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import sql
 
 from rag_factory.database.connection import connect, translate
-from rag_factory.errors import LockedError, RagFactoryError
+from rag_factory.errors import LockedError, RagFactoryError, SettingsError
 from rag_factory.testing import catalog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
     from rag_factory.database.url import DatabaseUrl
     from rag_factory.migrate.project import Project
@@ -32,7 +32,12 @@ POLL_SECONDS = 0.02
 # How exactly a mark knows when its database was last used.
 DAY_SECONDS = 86_400
 # A change of what this module builds makes templates of earlier forms useless.
-FORM = "4"
+FORM = "5"
+# Names have these after the base: nobody else's database is taken for one of ours.
+TEMPLATE, WORKER = "ragt", "ragw"
+ENGINE = Path(__file__).resolve().parent.parent
+# What of the engine a template is made by. Its version tells that too, but not in a checkout of it.
+ENGINE_FILES = ("migrate/*.py", "testing/catalog.py", "testing/template.py")
 _FACTS = """
     SELECT current_setting('server_version'), current_setting('fsync'),
            (SELECT string_agg(name || ' ' || default_version, ', ' ORDER BY name)
@@ -84,21 +89,16 @@ def read_facts(server: psycopg.Connection[Any], project: Project) -> ServerFacts
 def template_key(project: Project, facts: ServerFacts) -> str:
     """Twelve characters that change with whatever a migration's result depends on.
 
-    All files of the script folders count, since a revision may read any of them; but not what Python and
-    editors leave there.
+    All files of the script folders count, since a revision may read any of them, and those that the project
+    names as `template_files`; but not what Python and editors leave there.
+    Raises SettingsError: one of `template_files` isn't there.
     """
     digest = hashlib.sha256()
     configuration = [project.root / "alembic.ini"] if project.ini else []
-    found = (path for folder in project.script_folders for path in folder.rglob("*"))
-    files = {
-        path
-        for path in found
-        if "__pycache__" not in path.parts
-        and not path.name.startswith(".")
-        and not path.name.endswith("~")
-        and path.is_file()
-    }
-    for path in sorted([*files, *configuration]):
+    if ENGINE.is_relative_to(project.root.resolve()) and "site-packages" not in ENGINE.parts:
+        configuration += [path for pattern in ENGINE_FILES for path in ENGINE.glob(pattern)]
+    files = _files_in([*project.script_folders, *_named_files(project)])
+    for path in sorted({*files, *configuration}):
         content = path.read_bytes()
         digest.update(f"{os.path.relpath(path, project.root)} {len(content)}\n".encode())
         digest.update(content)
@@ -116,7 +116,12 @@ def template_key(project: Project, facts: ServerFacts) -> str:
 
 def template_name(place: Place, key: str) -> str:
     """The name of the template with this key."""
-    return f"{place.base}_tpl_{key}"
+    return f"{place.base}_{TEMPLATE}_{key}"
+
+
+def worker_name(place: Place, checkout: str, slot: int) -> str:
+    """The name of the worker database in this slot. Private clones have a suffix more."""
+    return f"{place.base}_{WORKER}_{checkout}_{slot}"
 
 
 def ensure_template(
@@ -287,6 +292,42 @@ def _build(
             error.what = f"The test template can't be built: {error.what}"
         raise
     return Template(name, strategy, fingerprint, deferrable, settings, built=True)
+
+
+def _named_files(project: Project) -> list[Path]:
+    """The files and folders outside the script folders that the project says its revisions use."""
+    given = project.pyproject.get("rag_factory", {}).get("template_files", [])
+    setting = "[tool.rag_factory] template_files in pyproject.toml"
+    if not isinstance(given, list) or not all(isinstance(one, str) and one for one in given):
+        raise SettingsError(
+            f"{setting} is {given!r}, not a list of paths.",
+            fix='Write it like template_files = ["app/models"]',
+        )
+    found: list[Path] = []
+    for one in given:
+        path = project.root / one
+        # A pattern can't be absolute, and a path need not be one.
+        paths = [path] if path.exists() or Path(one).is_absolute() else list(project.root.glob(one))
+        if not paths or not all(path.exists() for path in paths):
+            raise SettingsError(
+                f"{setting} names {one}, and there is nothing of that name in {project.root}.",
+                fix="Correct or remove it.",
+            )
+        found += paths
+    return found
+
+
+def _files_in(paths: Sequence[Path]) -> set[Path]:
+    """All files in these folders, at any depth, and those that are files themselves."""
+    found = (file for path in paths for file in ([path] if path.is_file() else path.rglob("*")))
+    return {
+        path
+        for path in found
+        if "__pycache__" not in path.parts
+        and not path.name.startswith(".")
+        and not path.name.endswith("~")
+        and path.is_file()
+    }
 
 
 def _engine_version() -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -58,6 +60,7 @@ def test_databases_are_prepared_listed_and_cleaned(cli: CommandLine, base: Datab
     ("arguments", "environment", "code", "says"),
     [
         (["test.prepare", "--workers", "-1"], {}, 2, "--workers is -1"),
+        (["test.prepare", "--workers", "x"], {}, 2, "--workers is x"),
         (["test.prepare"], {"APP_ENV": "production"}, 3, "tests don't run there"),
         (["test.prepare"], {"TEST_DATABASE_URL": "postgresql://localhost:1/a_test"}, 3, "No server answers"),
         (["test.status"], {"TEST_DATABASE_URL": "postgresql://localhost:1/a"}, 3, "without the word test"),
@@ -71,6 +74,18 @@ def test_what_cannot_be_is_refused(
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("task", ["test.status", "test.clean"])
+def test_a_silent_server_is_waited_for_as_long_as_the_setting_says(cli: CommandLine, task: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://127.0.0.1:{silent.getsockname()[1]}/a_test"
+        started = time.monotonic()
+        done = replace(cli, environment={"TEST_DATABASE_URL": url, "DB_CONNECT_TIMEOUT_SECONDS": "2"}).invoke(
+            task
+        )
+    assert done.returncode == 3, done.stderr
+    assert time.monotonic() - started < 9, "it waited the 10 s that are the default"
 
 
 def test_stopping_what_does_not_run_says_so(cli: CommandLine) -> None:

@@ -173,7 +173,7 @@ class Checkout:
 
     def worker(self, slot: int = 0) -> str:
         """The name of the slot's database, without the base."""
-        return f"{self.checkout_id}_{slot}"
+        return f"ragw_{self.checkout_id}_{slot}"
 
     def leased(self) -> list[str]:
         """The names of the databases that some run uses."""

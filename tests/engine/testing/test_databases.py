@@ -137,7 +137,7 @@ def test_checkouts_and_runs_at_once_never_meet(
     for one, run in runs:
         one.finish(run).assert_passed(10)
     allowed = {one.worker(slot) for one in (checkout, other) for slot in range(10)}
-    assert checkout.databases("^(?!tpl_)") <= allowed
+    assert checkout.databases("^(?!ragt_)") <= allowed
 
 
 def test_a_killed_worker_is_replaced_and_its_successor_gets_a_database(checkout: Checkout) -> None:
@@ -158,7 +158,7 @@ def test_a_killed_worker_is_replaced_and_its_successor_gets_a_database(checkout:
     checkout.write_test("def test_next(db_connection):\n    pass\n")
     checkout.pytest("-n", "2", "--dist", "each").assert_passed()
     assert checkout.databases("_f") == set()
-    assert checkout.databases("^(?!tpl_)") <= {checkout.worker(slot) for slot in range(4)}
+    assert checkout.databases("^(?!ragt_)") <= {checkout.worker(slot) for slot in range(4)}
 
 
 def test_a_killed_run_leaves_nothing_but_what_is_kept(checkout: Checkout) -> None:
@@ -210,4 +210,4 @@ def test_names_fit_whatever_the_base_is(checkout: Checkout, base: str) -> None:
         ).fetchall()
     ((name, length),) = rows
     assert length < 63 - len("_f1000")
-    checkout.base = name.partition(f"_{checkout.checkout_id}")[0]
+    checkout.base = name.partition("_ragw_")[0]

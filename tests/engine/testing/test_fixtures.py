@@ -191,7 +191,7 @@ LEAKS = {
         with db_engine.begin() as second:
             second.execute(text("CREATE TABLE made (id int)"))
     """,
-        "tables, indexes, columns or functions were changed",
+        "tables, constraints, functions or other objects were changed",
     ),
     "async_and_second": (
         """
@@ -273,6 +273,58 @@ LEAKS = {
         "left open holds rows",
     ),
 }
+
+
+DDL = {
+    "check": "ALTER TABLE item ADD CONSTRAINT made CHECK (id > -5)",
+    "default": "ALTER TABLE item ALTER COLUMN name SET DEFAULT 'x'",
+    "null": "ALTER TABLE item ALTER COLUMN name DROP NOT NULL",
+    "trigger": "CREATE TRIGGER made BEFORE UPDATE ON item FOR EACH ROW "
+    "EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+    "policy": "CREATE POLICY made ON item USING (true)",
+    "security": "ALTER TABLE item ENABLE ROW LEVEL SECURITY",
+    "right": "GRANT SELECT ON item TO PUBLIC",
+    "enum": "ALTER TYPE color ADD VALUE 'blue'",
+    "comment": "COMMENT ON TABLE item IS 'made'",
+}
+
+
+def test_any_ddl_fails_the_test_that_did_it_and_harmless_commits_do_not(checkout: Checkout) -> None:
+    checkout.write_revision(
+        "CREATE TABLE item (id serial, name text NOT NULL); CREATE TYPE color AS ENUM ('red')"
+    )
+    checkout.write_test(f"""
+    HARMLESS = ("CREATE TEMP TABLE made (id serial CHECK (id > 0))", "TRUNCATE item RESTART IDENTITY",
+                "ALTER SEQUENCE item_id_seq RESTART", "ANALYZE item")
+    DDL = {DDL!r}
+
+    @pytest.mark.parametrize("statement", HARMLESS)
+    def test_harmless(committing_database, statement):
+        with committing_database.begin() as connection:
+            connection.execute(text(statement))
+
+    def test_temporary(db_engine):
+        with db_engine.begin() as connection:
+            connection.execute(text(HARMLESS[0]))
+
+    @pytest.mark.parametrize("what", DDL)
+    def test_ddl(db_engine, what):
+        with db_engine.begin() as connection:
+            connection.execute(text(DDL[what]))
+    """)
+    result = checkout.pytest()
+    assert result.wrong == {f"test_ddl[{what}]" for what in DDL}, result.output
+
+
+def test_a_fixture_asked_for_late_sets_the_address(checkout: Checkout) -> None:
+    checkout.write_test("""
+    @pytest.mark.parametrize("name", ("db_connection", "committing_database", "fresh_database") * 2)
+    def test_late(request, name):
+        assert "DATABASE_URL" not in os.environ
+        request.getfixturevalue(name)
+        assert os.environ["DATABASE_URL"]
+    """)
+    checkout.pytest().assert_passed(6)
 
 
 @pytest.fixture(scope="module")

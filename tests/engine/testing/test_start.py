@@ -68,10 +68,11 @@ def test_no_setting_of_the_application_reaches_a_test(checkout: Checkout) -> Non
     checkout.write(".env", "DATABASE_URL=postgresql://from-file/app\nDB_NAME=app\n")
     checkout.write_revision(
         "SELECT 1",
-        code="from os import environ as e; assert e['APP_ENV'] == 'test' and '_tpl_' in e['DATABASE_URL'], e",
+        code="from os import environ as e; assert e['APP_ENV'] == 'test' and '_ragt_' in e['DATABASE_URL']",
     )
     checkout.write_test("""
-    PRIVATE = ("DATABASE_READ_URL", "TEST_DATABASE_URL", "DB_HOST", "DB_NAME", "PGHOST", "PGPASSWORD")
+    PRIVATE = ("DATABASE_READ_URL", "TEST_DATABASE_URL", "DB_HOST", "DB_NAME", "PGHOST", "PGPASSWORD",
+               "PGTZ", "EMBEDDING_DIMENSIONS", "BACKUP_FOLDER", "DB_DATABASE_URL")
 
     def check():
         assert os.environ["APP_ENV"] == "test"
@@ -101,6 +102,9 @@ def test_no_setting_of_the_application_reaches_a_test(checkout: Checkout) -> Non
         "PGHOST": url.host,
         "PGUSER": url.user,
         "PGPASSWORD": "unneeded",
+        "PGTZ": "Asia/Tokyo",
+        "EMBEDDING_DIMENSIONS": "8",
+        "BACKUP_FOLDER": "elsewhere",
         "TEST_DATABASE_URL": f"postgresql:///{checkout.base}",
     }
     checkout.pytest(**application).assert_passed(4)
@@ -136,9 +140,8 @@ def test_a_warm_run_imports_and_migrates_nothing(checkout: Checkout) -> None:
 
 def test_the_header_says_what_the_tests_run_on(checkout: Checkout) -> None:
     checkout.write_test(UNIT)
-    where = (
-        rf"databases: PostgreSQL \d+\.\d+ {checkout.server.host}, template {checkout.base}_tpl_[0-9a-f]{{12}}"
-    )
+    template = rf"{checkout.base}_ragt_[0-9a-f]{{12}}"
+    where = rf"databases: PostgreSQL \d+\.\d+ {checkout.server.host}, template {template}"
     first = checkout.pytest("-n", "2").header
     assert re.fullmatch(rf"{where} built, 2 cloned, \d+ ms", first), first
     second = checkout.pytest("-n", "2").header
@@ -266,7 +269,7 @@ def test_settings(db_connection):
     try:
         result = checkout.pytest("-n", "2", TEST_DATABASE_URL=None)
         result.assert_passed(2)
-        assert re.match(r"databases: PostgreSQL \S+ embedded, template app_test_tpl_", result.header)
+        assert re.match(r"databases: PostgreSQL \S+ embedded, template app_test_ragt_", result.header)
         assert "cached, 2 kept" in checkout.pytest("-n", "2", TEST_DATABASE_URL=None).header
     finally:
         config = DatabaseConfig.load(checkout.root)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
+from rag_factory.errors import SettingsError
 from rag_factory.migrate.project import Project
 from rag_factory.server import EmbeddedServer
+from rag_factory.testing import template
 from rag_factory.testing.template import ServerFacts, read_facts, template_key
 from tests.engine.testing.conftest import wait_until
 
@@ -50,8 +52,8 @@ def test_eight_runs_at_once_build_one_template(checkout: Checkout) -> None:
         rows = server.execute("SELECT count(*) FROM built WHERE base = %s", (checkout.base,)).fetchone()
     assert rows == (1,)
     assert sum(" built, " in result.header for result in results) == 1
-    assert len(checkout.databases("^tpl_")) == 1
-    assert checkout.databases("^(?!tpl_)") <= {checkout.worker(slot) for slot in range(8)}
+    assert len(checkout.databases("^ragt_")) == 1
+    assert checkout.databases("^(?!ragt_)") <= {checkout.worker(slot) for slot in range(8)}
 
 
 def test_a_killed_build_is_built_again(checkout: Checkout) -> None:
@@ -67,7 +69,7 @@ def test_a_killed_build_is_built_again(checkout: Checkout) -> None:
 
     # The lock is held in the very database that is being built: advisory locks are per database.
     builder = checkout.start()
-    template = wait_until(lambda: checkout.databases("^tpl_"), "the template database").pop()
+    template = wait_until(lambda: checkout.databases("^ragt_"), "the template database").pop()
     with wait_until(lambda: connect_if_there(checkout, template), "the template to accept sessions") as gate:
         gate.execute("SELECT pg_advisory_lock(%s)", (GATE,))
         wait_until(waiting, "the revision to wait")
@@ -104,7 +106,7 @@ def test_a_failing_revision_is_told_and_leaves_nothing(checkout: Checkout) -> No
 def test_a_template_takes_no_connections(checkout: Checkout) -> None:
     checkout.write_test(TESTS)
     checkout.pytest().assert_passed(2)
-    (template,) = checkout.databases("^tpl_")
+    (template,) = checkout.databases("^ragt_")
     with pytest.raises(psycopg.OperationalError, match="not currently accepting connections"):
         checkout.connect(template)
 
@@ -112,7 +114,7 @@ def test_a_template_takes_no_connections(checkout: Checkout) -> None:
 def test_a_template_without_its_mark_is_built_again(checkout: Checkout) -> None:
     checkout.write_test(TESTS)
     checkout.pytest().assert_passed(2)
-    (template,) = checkout.databases("^tpl_")
+    (template,) = checkout.databases("^ragt_")
     with checkout.connect() as server:
         server.execute(f'COMMENT ON DATABASE "{checkout.base}_{template}" IS NULL'.encode())
     result = checkout.pytest()
@@ -144,6 +146,36 @@ def test_the_key_changes_with_what_a_migration_depends_on(checkout: Checkout) ->
     assert len(set(keys)) == len(keys)
 
 
+def test_the_key_changes_with_the_files_that_the_project_names(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def key() -> str:
+        return template_key(Project(checkout.root), FACTS)
+
+    checkout.write("app/models/item.py", "x")
+    checkout.write("seeds/a.csv", "x")
+    checkout.write("one.sql", "x")
+    checkout.write(
+        "pyproject.toml", '[tool.rag_factory]\ntemplate_files = ["app/models", "seeds/*.csv", "one.sql"]\n'
+    )
+    keys = [key()]
+    checkout.write("app/other.py", "x")
+    assert key() == keys[0]
+    for path in ("app/models/item.py", "app/models/sub/new.py", "seeds/a.csv", "seeds/b.csv", "one.sql"):
+        checkout.write(path, "y")
+        keys.append(key())
+    checkout.write("engine/migrate/runner.py", "x")
+    monkeypatch.setattr(template, "ENGINE", checkout.root.resolve() / "engine")
+    keys.append(key())
+    checkout.write("engine/migrate/runner.py", "y")
+    keys.append(key())
+    assert len(set(keys)) == len(keys)
+    for given in ('["no/such"]', '["no/*.sql"]', '"app"', '["/no/such"]'):
+        checkout.write("pyproject.toml", f"[tool.rag_factory]\ntemplate_files = {given}\n")
+        with pytest.raises(SettingsError, match="template_files"):
+            key()
+
+
 def test_two_checkouts_with_the_same_revisions_share_a_template(
     make_checkout: Callable[..., Checkout], checkout: Checkout
 ) -> None:
@@ -151,8 +183,8 @@ def test_two_checkouts_with_the_same_revisions_share_a_template(
     for one in (checkout, other):
         one.write_test(TESTS)
         one.pytest().assert_passed(2)
-    assert len(checkout.databases("^tpl_")) == 1
-    assert checkout.databases("^(?!tpl_)") == {checkout.worker(), other.worker()}
+    assert len(checkout.databases("^ragt_")) == 1
+    assert checkout.databases("^(?!ragt_)") == {checkout.worker(), other.worker()}
 
 
 @pytest.mark.parametrize(("fsync", "strategy"), [("on", "WAL_LOG"), ("off", "FILE_COPY")])
