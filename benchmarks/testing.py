@@ -289,7 +289,7 @@ class Laboratory:
         if state == "built":
             self.drop("app_test_%")
         elif state == "cloned":
-            self.drop("app_test_%", but="app_test_tpl_%")
+            self.drop("app_test_%", but="app_test_ragt_%")
         else:
             self._begin(root, number)
             self.our_crew.run("end", [{}] * number)
