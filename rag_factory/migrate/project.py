@@ -28,6 +28,8 @@ class Project:
     The section `[tool.rag_factory]` of pyproject.toml may set:
     extensions (default `["vector"]`): what `db.create` creates in a database.
     minimum_pgvector (default "0.8.4"): refuse a server whose pgvector is older.
+    template_files (default none): files, folders or globs outside of the script folder that revisions read;
+    they join the key of the test template.
     version_table, version_table_schema: as given to Alembic's `context.configure`, if at all.
     """
 
