@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -29,8 +30,14 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["rag_factory.testing.plugin"]
 
+# A shell's background job ignores Ctrl-C, and so would every process that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ROOT = Path(__file__).parent.parent
 SETTINGS = {name.upper() for name in DatabaseConfig.model_fields} | OLD_NAMES.keys()
+# Where one of these is set, pytest tells the same thing at greater length.
+CHATTY = {"CI", "BUILD_NUMBER"}
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 PASSWORD = "a:b/c@d#e?f%g"  # every character that a URL must escape
 PROJECT_PARTS = ("tasks.py", "alembic.ini", "pyproject.toml", "migrations", ".env.example")
@@ -41,7 +48,7 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name not in SETTINGS and not name.startswith("PG")
+        if name not in SETTINGS | CHATTY and not name.startswith("PG")
     }
     return kept | dict(extra or {})
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
 from tests.conftest import ROOT
 from tests.engine.test_noxfile import session_names
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 GREEN = "all-green"
@@ -164,10 +167,30 @@ def test_migration_looks_before_it_changes_anything() -> None:
     (job,) = read("migrate.yml")["jobs"].values()
     steps = [step for step in job["steps"] if TASK.search(step.get("run", ""))]
     called = [match["task"] for step in steps if (match := TASK.search(step["run"]))]
-    assert called == ["env.check", "db.status", "db.migrate", "db.migrate"]
-    assert "--sql" in steps[2]["run"]
-    assert "--sql" not in steps[3]["run"]
-    assert [step.get("if") for step in steps] == [None, None, None, "inputs.apply"]
+    # env.check and db.status fail where there is no database; db.create changes nothing where there is one.
+    assert called == ["db.create", "env.check", "db.status", "db.migrate", "db.migrate"]
+    assert "--sql" in steps[3]["run"]
+    assert "--sql" not in steps[4]["run"]
+    assert [step.get("if") for step in steps] == ["inputs.apply", None, None, None, "inputs.apply"]
+
+
+@pytest.mark.parametrize(("exit_code", "shown"), [(0, "SELECT 1;"), (1, "-- A revision reads rows")])
+def test_migration_goes_on_where_a_revision_has_no_sql(tmp_path: Path, exit_code: int, shown: str) -> None:
+    (job,) = read("migrate.yml")["jobs"].values()
+    (step,) = [step for step in job["steps"] if "--sql" in step.get("run", "")]
+    uv = tmp_path / "uv"
+    uv.write_text(f"#!/bin/sh\n[ {exit_code} = 0 ] && echo 'SELECT 1;'\nexit {exit_code}\n")
+    uv.chmod(0o755)
+    summary = tmp_path / "summary"
+    # As GitHub runs a step that names no shell.
+    subprocess.run(
+        ["bash", "-e", "-c", step["run"]],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "GITHUB_STEP_SUMMARY": str(summary)},
+        check=True,
+    )
+    first, middle, last = summary.read_text().splitlines()
+    assert (first, last) == ("```sql", "```")
+    assert middle.startswith(shown)
 
 
 def test_secret_reaches_only_the_steps_that_run_a_task() -> None:

@@ -3,15 +3,18 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from rag_factory.errors import ServerError
+from rag_factory.server import process
+from rag_factory.server.launcher import _explained
+from rag_factory.server.location import Location
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.engine.server.conftest import Interpreter, Servers
 
@@ -143,6 +146,34 @@ def test_server_names_a_user_without_an_entry(servers: Servers, ordinary_user: I
     account = {"user": 54321, "group": 54321, "extra_groups": []}
     stranger = dataclasses.replace(ordinary_user, account=account)
     assert "user id 54321 has no entry in /etc/passwd" in stranger.run(ENSURE, folder / "server")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(13, "Permission denied", "/file"), "/file can't be used: Permission denied."),
+        (OSError("no more of it"), "/home-of-it can't be used: no more of it."),
+    ],
+)
+def test_server_says_what_the_system_said(error: OSError, said: str) -> None:
+    location = Location(Path("/home-of-it"), Path("/home-of-it/postgresql-18"), None, None)
+    with pytest.raises(ServerError, match=said), _explained(location):
+        raise error
+
+
+def test_server_is_recognised_by_a_ps_that_cuts_its_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on macOS without a terminal.
+    folder = Path("/a") / ("long" * 30) / "postgresql-18"
+    line = f"Ss   /somewhere/bin/postgres -D {folder}"
+    ps = tmp_path / "ps"
+    ps.write_text(f'#!/bin/sh\n[ "$1" = -ww ] && echo "{line}" || echo "{line[:79]}"\n')
+    ps.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(process, "PROC", tmp_path / "no proc here")
+    assert process.is_server(1, folder)
+    assert not process.is_server(1, folder.with_name("postgresql-17"))
 
 
 def _server_owner(servers: Servers) -> tuple[int, int]:

