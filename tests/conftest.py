@@ -44,11 +44,11 @@ PROJECT_PARTS = ("tasks.py", "alembic.ini", "pyproject.toml", "migrations", ".en
 
 
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment without any setting of ours or libpq's, so that none leaks into a test."""
+    """This process's environment without settings of ours, libpq's or pytest's: none leaks into a test."""
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name not in SETTINGS | CHATTY and not name.startswith("PG")
+        if name not in SETTINGS | CHATTY and not name.startswith(("PG", "PYTEST"))
     }
     return kept | dict(extra or {})
 

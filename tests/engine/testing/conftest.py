@@ -26,6 +26,7 @@ from rag_factory.database.url import DatabaseUrl
 from rag_factory.server import EmbeddedServer
 from rag_factory.testing.cleanup import describe
 from rag_factory.testing.place import checkout_id
+from tests.conftest import clean_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -191,15 +192,6 @@ class Checkout:
             for name in self.databases():
                 database = sql.Identifier(f"{self.base}_{name}")
                 server.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(database))
-
-
-def clean_environment() -> dict[str, str]:
-    """This process's environment without settings of ours, libpq's or pytest's."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name not in SETTINGS and not name.startswith(("PG", "PYTEST", "COV_"))
-    }
 
 
 def _read_report(path: Path) -> tuple[dict[str, str], dict[str, str]]:
