@@ -22,7 +22,7 @@ from rag_factory.database.url import DatabaseUrl
 from rag_factory.server import EmbeddedServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -120,6 +120,25 @@ def database_url(server_url: DatabaseUrl) -> Iterator[DatabaseUrl]:
     yield url
     with psycopg.connect(server_url.with_database("postgres").plain, autocommit=True) as connection:
         connection.execute(f'DROP DATABASE IF EXISTS "{url.database}" WITH (FORCE)')
+
+
+@pytest.fixture(scope="session")
+def dump() -> Callable[[DatabaseUrl], str]:
+    """Write a database's schema as SQL, the same for the same schema."""
+    from rag_factory.server import find_binaries
+
+    pg_dump = find_binaries().folder / "pg_dump"
+
+    def dump_schema(url: DatabaseUrl) -> str:
+        return subprocess.run(
+            [pg_dump, "--schema-only", "--restrict-key=x", url.without_password().plain],
+            env={**os.environ, "PGPASSWORD": url.password},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    return dump_schema
 
 
 @pytest.fixture

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import textwrap
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -13,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from rag_factory.server import find_binaries
-
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
@@ -114,23 +111,6 @@ def write_revision(project: Path) -> Callable[..., Path]:
 def _statement(text: str) -> str:
     is_python = text.startswith(("op.", "raise "))
     return textwrap.indent(text if is_python else f"op.execute({text!r})", "    ")
-
-
-@pytest.fixture(scope="session")
-def dump() -> Callable[[DatabaseUrl], str]:
-    """Write a database's schema as SQL, the same for the same schema."""
-    pg_dump = find_binaries().folder / "pg_dump"
-
-    def dump_schema(url: DatabaseUrl) -> str:
-        return subprocess.run(
-            [pg_dump, "--schema-only", "--restrict-key=x", url.without_password().plain],
-            env={**os.environ, "PGPASSWORD": url.password},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-
-    return dump_schema
 
 
 @pytest.fixture

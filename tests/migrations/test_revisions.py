@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import ast
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-
-from rag_factory.server import find_binaries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,23 +30,6 @@ INDEXES = """
     SELECT indexname, substring(indexdef FROM 'USING .*') FROM pg_indexes
     WHERE schemaname = 'public' AND indexname LIKE 'idx_%%'
 """
-
-
-@pytest.fixture(scope="module")
-def dump() -> Callable[[DatabaseUrl], str]:
-    """Write a database's schema as SQL, the same for the same schema."""
-    pg_dump = find_binaries().folder / "pg_dump"
-
-    def dump_schema(url: DatabaseUrl) -> str:
-        return subprocess.run(
-            [pg_dump, "--schema-only", "--restrict-key=x", url.without_password().plain],
-            env={**os.environ, "PGPASSWORD": url.password},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-
-    return dump_schema
 
 
 @pytest.fixture

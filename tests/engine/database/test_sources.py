@@ -58,7 +58,9 @@ def test_white_space_around_a_value_is_ignored(settings: Settings) -> None:
 
 def test_a_password_keeps_its_white_space(settings: Settings) -> None:
     settings.process(DB_HOST="db", DB_PASSWORD=f" {SECRET}\n")
-    assert settings.load().url.password == f" {SECRET}\n"  # type: ignore[union-attr]
+    url = settings.load().url
+    assert url is not None
+    assert url.password == f" {SECRET}\n"
 
 
 @pytest.mark.parametrize(

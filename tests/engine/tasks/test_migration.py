@@ -151,7 +151,9 @@ def test_empty_revision_needs_no_database(tasks: Tasks) -> None:
     nowhere = {"DATABASE_URL": "postgresql://app@127.0.0.1:1/app"}
     done = tasks.succeed("db.revision", "--empty", "-m", 'call it "x"', **nowhere)
     path = Path(done.stdout.strip())
-    assert ast.get_docstring(ast.parse(path.read_text()), clean=False).startswith('call it "x"\n')  # type: ignore[union-attr]
+    docstring = ast.get_docstring(ast.parse(path.read_text()), clean=False)
+    assert docstring is not None
+    assert docstring.startswith('call it "x"\n')
     assert re.search(r"def upgrade\(\) -> None:\n    pass\n", path.read_text())
     tasks.succeed("db.migrate")
     for message in ('three """', "back\\slash", " "):
