@@ -129,13 +129,15 @@ def install(connection: psycopg.Connection[Any]) -> None:
     connection.execute(f"CREATE TABLE {SCHEMA}.objects (fingerprint text)".encode())
     # A trigger that always fires may write while rows are put back; then they are looked at once more.
     afterwards = rows | others if _one(connection, _ALWAYS_FIRES) else others
+    unseen = " OR ".join(hidden) or "false"
     for statement in (
         _objects(),
         _changed(rows | others | objects),
         _PROVE,
         _reset_sequences(sequences),
-        _restore(empty, full, afterwards | objects, " OR ".join(hidden) or "false"),
-        _fingerprint(rows | others, " OR ".join(hidden) or "false"),
+        _settle(unseen),
+        _restore(empty, full, afterwards | objects, unseen),
+        _fingerprint(rows | others, unseen),
     ):
         connection.execute(statement.encode())
     connection.execute(f"INSERT INTO {SCHEMA}.objects SELECT {SCHEMA}.objects()".encode())
@@ -144,6 +146,11 @@ def install(connection: psycopg.Connection[Any]) -> None:
 def fingerprint(connection: psycopg.Connection[Any]) -> str:
     """Prove and reset: the fingerprint of schema and rows, with all sequences set back. One round trip."""
     return str(_one(connection, f"SELECT {SCHEMA}.fingerprint()"))
+
+
+def settle(connection: psycopg.Connection[Any], proved: int) -> str:
+    """Set the sequences back, and say what has changed since the proved transaction; empty for nothing."""
+    return str(_one(connection, f"SELECT {SCHEMA}.settle({proved})"))
 
 
 def has_deferrable_constraints(connection: psycopg.Connection[Any]) -> bool:
@@ -236,6 +243,23 @@ def _reset_sequences(sequences: list[tuple[str, int, bool]]) -> str:
             {resets}
         END;
         $reset$
+    """
+
+
+def _settle(hidden: str) -> str:
+    """The function that makes the proof for the next run."""
+    return f"""
+        CREATE FUNCTION {SCHEMA}.settle(since bigint) RETURNS text LANGUAGE plpgsql AS $settle$
+        DECLARE
+            proof text := {SCHEMA}.prove(since);
+        BEGIN
+            IF {hidden} THEN
+                RETURN 'rows that row security hides';
+            END IF;
+            PERFORM {SCHEMA}.reset_sequences();
+            RETURN substr(proof, strpos(proof, ' ') + 1);
+        END;
+        $settle$
     """
 
 
