@@ -141,13 +141,14 @@ class DatabaseConfig(BaseSettings):
         found, problems = read_sources(root, files, _NAMES)
         doubtful = set(_NAMES) if problems else set()
         values = {name.lower(): value.text for name, value in found.items()}
-        wrong = _validate(values)
+        config, wrong = cls._validate(values)
         for detail in wrong:
             field = str(detail["loc"][0])
             problems.append(_explain(detail, found))
             doubtful.add(field.upper())
             del values[field]
-        config = cls.model_validate(values)
+        if config is None:
+            config = cls.model_validate(values)
         config._root = root
         config._found = {name: value for name, value in found.items() if name.lower() in values}
         for name, problem in config._parse_urls(doubtful):
@@ -226,6 +227,14 @@ class DatabaseConfig(BaseSettings):
             else:
                 values[variable] = "" if value is None else str(value)
         return values
+
+    @classmethod
+    def _validate(cls, values: Mapping[str, str]) -> tuple[Self | None, Sequence[Any]]:
+        """The settings, or what pydantic finds wrong. Its exception is left here: it carries passwords."""
+        try:
+            return cls.model_validate(values), ()
+        except ValidationError as error:
+            return None, error.errors()
 
     def _parse_urls(self, doubtful: Collection[str]) -> list[tuple[str, SettingsError]]:
         """Parse the URLs and hold them against the parts. Returns each problem with what it spoils."""
@@ -314,15 +323,6 @@ _REQUIREMENTS = {
     "float_parsing": "must be a number",
     "string_pattern_mismatch": "must be one host's name or address, or the absolute folder of its socket",
 }
-
-
-def _validate(values: Mapping[str, str]) -> Sequence[Any]:
-    """What pydantic finds wrong. Its exception is left here: it carries the values, passwords included."""
-    try:
-        DatabaseConfig.model_validate(values)
-    except ValidationError as error:
-        return error.errors()
-    return ()
 
 
 def _explain(detail: Any, found: Mapping[str, Found]) -> SettingsError:

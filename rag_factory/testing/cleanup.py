@@ -110,6 +110,5 @@ def _drop(server: psycopg.Connection[Any], database: TestDatabase) -> bool:
     except (errors.ObjectInUse, errors.InsufficientPrivilege):
         return False
     finally:
-        for key in held:
-            unlock(server, key)
+        unlock(server, *held)
     return True

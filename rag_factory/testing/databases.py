@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -36,6 +36,17 @@ QUIET_SECONDS = 0.1
 POLL_SECONDS = 0.001
 
 
+class Ticket(NamedTuple):
+    """What the first process of a run hands to a worker, so that it need not look again.
+
+    visits: how often the slot's database, of this oid, was visited; None when it isn't known.
+    """
+
+    slot: int
+    oid: int = 0
+    visits: str | None = None
+
+
 @dataclass
 class WorkerDatabase:
     """A database that is this process's alone until it ends. origin: kept from an earlier run, or cloned now.
@@ -50,6 +61,7 @@ class WorkerDatabase:
     name: str
     origin: Origin
     server: psycopg.Connection[Any]
+    ticket: Ticket
     generation: int = 0
     committing: bool = False
     proved: int = 0
@@ -64,7 +76,7 @@ class WorkerDatabase:
         """Clone it again: something was left in it that a rollback can't take back."""
         self.generation += 1
         self.proved = 0
-        _clone(self.server, self.template, self.name)
+        _clone(self.server, self)
 
     def clone(self) -> str:
         """Make a private clone; its name. It goes with `drop`, or when the slot is leased again."""
@@ -92,7 +104,7 @@ class WorkerDatabase:
             with connect(self.url) as connection:
                 changed = catalog.settle(connection, self.proved)
             if not changed:
-                _note_state(self.server, self.template, self.name)
+                _note_state(self.server, self)
         except (RagFactoryError, psycopg.Error):
             # It can't be used as it is, which the next run finds out for itself.
             return
@@ -100,46 +112,58 @@ class WorkerDatabase:
 
 def open_keeper(url: DatabaseUrl, connect_timeout_seconds: int = 10) -> psycopg.Connection[Any]:
     """Open a session on the maintenance database for locks, which the server doesn't end while it waits."""
-    server = connect(url, connect_timeout_seconds=connect_timeout_seconds)
-    server.execute("SET idle_session_timeout = 0")
-    return server
+    options = f"{url.options.get('options', '')} -c idle_session_timeout=0"
+    patient = replace(url, options={**url.options, "options": options})
+    return connect(patient, connect_timeout_seconds=connect_timeout_seconds)
 
 
 def lease(
-    server: psycopg.Connection[Any], place: Place, template: Template, checkout: str, first_slot: int = 0
+    server: psycopg.Connection[Any], place: Place, template: Template, checkout: str, ticket: Ticket
 ) -> WorkerDatabase:
-    """Lease the first free slot from `first_slot` on, and make its database ready.
+    """Lease one database, in the ticket's slot if that is still free, and make it ready.
 
     server: the session on the maintenance database that holds the lease.
     A database kept from an earlier run is used again only when one round trip proves its schema and rows
     unchanged; else it is cloned anew.
     """
-    slot = _take_slot(server, place, checkout, first_slot)
-    origin: Origin = "kept" if slot.keeps(template) else _make_ready(server, place, template, slot)
-    return WorkerDatabase(place, template, slot.name, origin, server)
+    name = worker_name(place, checkout, ticket.slot)
+    if ticket.visits:
+        free, visits = _rows(server, _TAKE_TICKET, (lock_key(name), *[ticket.oid] * 3))[0]
+        if free and visits == ticket.visits:
+            return WorkerDatabase(place, template, name, "kept", server, ticket)
+        if free:
+            unlock(server, lock_key(name))
+    return lease_many(server, place, template, checkout, 1, ticket.slot)[0]
 
 
 def lease_many(
-    server: psycopg.Connection[Any], place: Place, template: Template, checkout: str, number: int
+    server: psycopg.Connection[Any],
+    place: Place,
+    template: Template,
+    checkout: str,
+    number: int,
+    first_slot: int = 0,
 ) -> Sequence[WorkerDatabase]:
     """Lease several at once. Those that must be looked into or cloned are made ready in parallel."""
     slots: list[_Slot] = []
     while len(slots) < number:
-        slots.append(_take_slot(server, place, checkout, slots[-1].number + 1 if slots else 0))
-    origins: dict[str, Origin] = {slot.name: "kept" for slot in slots if slot.keeps(template)}
-    rest = [slot for slot in slots if slot.name not in origins]
+        slots += _take_slots(server, place, checkout, first_slot, number - len(slots))
+        first_slot += number
+    databases = [WorkerDatabase(place, template, slot.name, "kept", server, slot.ticket) for slot in slots]
+    rest = [pair for pair in zip(databases, slots, strict=True) if not pair[1].keeps(template)]
     if len(rest) == 1:
-        origins[rest[0].name] = _make_ready(server, place, template, rest[0])
+        _make_ready(server, *rest[0])
     elif rest:
         from concurrent.futures import ThreadPoolExecutor
 
-        def make_ready(slot: _Slot) -> Origin:
+        def make_ready(database: WorkerDatabase, slot: _Slot) -> None:
             with connect(place.url) as own_session:
-                return _make_ready(own_session, place, template, slot)
+                _make_ready(own_session, database, slot)
 
         with ThreadPoolExecutor(len(rest)) as pool:
-            origins |= zip((slot.name for slot in rest), pool.map(make_ready, rest), strict=True)
-    return [WorkerDatabase(place, template, slot.name, origins[slot.name], server) for slot in slots]
+            for done in [pool.submit(make_ready, *pair) for pair in rest]:
+                done.result()
+    return databases
 
 
 def create_clone(server: psycopg.Connection[Any], template: Template, name: str) -> None:
@@ -157,22 +181,26 @@ def create_clone(server: psycopg.Connection[Any], template: Template, name: str)
             server.execute(sql.SQL("ALTER DATABASE {} SET {} FROM CURRENT").format(clone, names))
 
 
-# A text that stays the same for as long as nobody opens a session on a database or sets anything for it. Null
-# while there is a session: what it did is counted when it ends. The counts are forgotten in a crash of the
-# server, which the time of the last one tells.
-_STATE = """
-    CASE WHEN pg_stat_get_db_numbackends(d.oid) = 0 THEN concat_ws(' ',
-        d.oid, d.datdba, d.datacl::text, pg_stat_get_db_sessions(d.oid),
-        extract(epoch FROM pg_stat_get_db_stat_reset_time(d.oid)),
-        (SELECT extract(epoch FROM stats_reset) FROM pg_stat_bgwriter),
-        (SELECT string_agg(concat_ws(' ', setrole, setconfig::text), ' ' ORDER BY setrole)
-         FROM pg_db_role_setting WHERE setdatabase = d.oid)) END
+# How often a database was visited; the same for as long as nobody opens a session on it. Null while there is
+# one: it is counted when it ends.
+_VISITS = """
+    CASE WHEN pg_stat_get_db_numbackends({oid}) = 0
+    THEN concat_ws(' ', pg_stat_get_db_sessions({oid}), pg_stat_get_db_stat_reset_time({oid})) END
 """
-_TAKE_SLOT = f"""
-    SELECT d.mark, d.state, EXISTS (SELECT FROM pg_database WHERE datname ~ ('^' || %(name)s || '_f[0-9]+$'))
-    FROM pg_try_advisory_lock(%(key)s) AS free
-    LEFT JOIN (SELECT shobj_description(d.oid, 'pg_database') AS mark, {_STATE} AS state
-               FROM pg_database AS d WHERE d.datname = %(name)s) AS d ON true
+_TAKE_TICKET = f"SELECT pg_try_advisory_lock(%s), {_VISITS.format(oid='%s')}"
+# What can be set for a database without a visit, and the time of the server's last crash, in which it forgets
+# the visits.
+_SURROUNDINGS = """
+    concat_ws(' ', d.datdba, d.datacl, (SELECT stats_reset FROM pg_stat_bgwriter),
+              (SELECT string_agg(concat_ws(' ', setrole, setconfig), ' ' ORDER BY setrole)
+               FROM pg_db_role_setting WHERE setdatabase = d.oid))
+"""
+_STATE = f"d.oid::bigint, {_VISITS.format(oid='d.oid')}, {_SURROUNDINGS}"
+_TAKE_SLOTS = f"""
+    SELECT slot, shobj_description(d.oid, 'pg_database'),
+           EXISTS (SELECT FROM pg_database WHERE starts_with(datname, name || '_f')), {_STATE}
+    FROM unnest(%s::int[], %s::text[], %s::bigint[]) AS slots (slot, name, key)
+    CROSS JOIN pg_try_advisory_lock(key) AS free LEFT JOIN pg_database AS d ON d.datname = name
     WHERE free
 """
 _READ_STATE = f"SELECT {_STATE} FROM pg_database AS d WHERE d.datname = %s"
@@ -183,72 +211,87 @@ _LEFTOVERS = "SELECT datname FROM pg_database WHERE datname ~ ('^' || %s || '_f[
 class _Slot:
     """A place for a worker database, leased.
 
-    mark: of the database that an earlier run left there. state: in which it is now; None when it is in use.
-    leftovers: whether there are private clones of a killed run as well.
+    ticket: for the database that is there. mark: of that from an earlier run. leftovers: whether there are
+    private clones of a killed run as well. surroundings: what is set for the database from outside.
     """
 
-    number: int
     name: str
+    ticket: Ticket
     mark: dict[str, Any]
-    state: str | None
     leftovers: bool
+    surroundings: str
 
     def keeps(self, template: Template) -> bool:
         """Whether its database is as the template, with nothing to do: nobody has been in it since."""
         return (
             self.mark.get("template") == template.name
-            and self.state is not None
-            and self.state == self.mark.get("state")
+            and bool(self.ticket.visits)
+            and self.mark.get("state") == _state(self.ticket, self.surroundings)
             and not self.leftovers
             and not is_stale(self.mark)
         )
 
 
-def _take_slot(server: psycopg.Connection[Any], place: Place, checkout: str, first: int) -> _Slot:
-    for number in count(first):
-        name = worker_name(place, checkout, number)
-        row = server.execute(_TAKE_SLOT.encode(), {"key": lock_key(name), "name": name}).fetchone()
-        if row:
-            return _Slot(number, name, read_mark(row[0]), row[1], bool(row[2]))
-    raise AssertionError  # pragma: no cover - count() doesn't end
+def _take_slots(
+    server: psycopg.Connection[Any], place: Place, checkout: str, first: int, number: int
+) -> list[_Slot]:
+    """Lease those that are free among so many slots."""
+    numbers = list(range(first, first + number))
+    names = [worker_name(place, checkout, slot) for slot in numbers]
+    rows = _rows(server, _TAKE_SLOTS, (numbers, names, [lock_key(name) for name in names]))
+    return [
+        _Slot(names[slot - first], Ticket(slot, oid or 0, visits), read_mark(mark), leftovers, surroundings)
+        for slot, mark, leftovers, oid, visits, surroundings in sorted(rows, key=lambda row: row[0])
+    ]
 
 
-def _make_ready(server: psycopg.Connection[Any], place: Place, template: Template, slot: _Slot) -> Origin:
+def _make_ready(server: psycopg.Connection[Any], database: WorkerDatabase, slot: _Slot) -> None:
     """Take what an earlier run left in a slot that is ours now if it is unchanged, or clone.
 
     server: a session that nobody else uses meanwhile.
     """
     if slot.leftovers:
-        for (leftover,) in server.execute(_LEFTOVERS.encode(), (slot.name,)).fetchall():
+        for (leftover,) in _rows(server, _LEFTOVERS, (slot.name,)):
             drop(server, leftover)
-    if slot.mark.get("template") == template.name and _unchanged(place, template, slot.name):
-        _note_state(server, template, slot.name)
-        return "kept"
-    _clone(server, template, slot.name)
-    return "cloned"
+    if slot.mark.get("template") == database.template.name and _unchanged(database):
+        _note_state(server, database)
+    else:
+        database.origin = "cloned"
+        _clone(server, database)
 
 
-def _unchanged(place: Place, template: Template, name: str) -> bool:
+def _unchanged(database: WorkerDatabase) -> bool:
     """Look into a kept database: whether it is as it was cloned."""
     try:
-        with connect(place.url_of(name)) as connection:
-            return catalog.fingerprint(connection) == template.fingerprint
+        with connect(database.url) as connection:
+            return catalog.fingerprint(connection) == database.template.fingerprint
     except (DatabaseMissingError, psycopg.Error):
         # Whatever is wrong with it, a new clone is right.
         return False
 
 
-def _clone(server: psycopg.Connection[Any], template: Template, name: str) -> None:
-    drop(server, name)
-    create_clone(server, template, name)
-    _note_state(server, template, name)
+def _clone(server: psycopg.Connection[Any], database: WorkerDatabase) -> None:
+    drop(server, database.name)
+    create_clone(server, database.template, database.name)
+    _note_state(server, database)
 
 
-def _note_state(server: psycopg.Connection[Any], template: Template, name: str) -> None:
+def _note_state(server: psycopg.Connection[Any], database: WorkerDatabase) -> None:
     """Mark a database that is as it was cloned, once its sessions have ended."""
     deadline = time.monotonic() + QUIET_SECONDS
-    while (row := server.execute(_READ_STATE.encode(), (name,)).fetchone()) is None or row[0] is None:
-        if time.monotonic() > deadline:
+    while True:
+        oid, visits, surroundings = _rows(server, _READ_STATE, (database.name,))[0]
+        if visits or time.monotonic() > deadline:
             break
         time.sleep(POLL_SECONDS)
-    write_mark(server, name, kind="worker", template=template.name, state=row[0] if row else None)
+    database.ticket = Ticket(database.ticket.slot, oid, visits)
+    state = _state(database.ticket, surroundings) if visits else None
+    write_mark(server, database.name, kind="worker", template=database.template.name, state=state)
+
+
+def _state(ticket: Ticket, surroundings: str) -> str:
+    return f"{ticket.oid} {ticket.visits} {surroundings}"
+
+
+def _rows(server: psycopg.Connection[Any], query: str, values: Sequence[Any]) -> list[Any]:
+    return server.execute(query.encode(), values).fetchall()

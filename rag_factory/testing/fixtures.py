@@ -49,7 +49,7 @@ def worker_database(pytestconfig: pytest.Config) -> Iterator[WorkerDatabase]:
     worker = getattr(pytestconfig, "workerinput", {}).get("workerid", "gw0")
     problem = None
     try:
-        database = run.lease(first_slot=int(worker.removeprefix("gw")))
+        database = run.lease(int(worker.removeprefix("gw")))
     except RagFactoryError as error:
         problem = str(error)
     # Not where it is caught: pytest would show it twice.

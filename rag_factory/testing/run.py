@@ -28,8 +28,8 @@ class Run:
     """What the tests of one run need to know.
 
     off: the groups that don't run, and why. place and template: as plain data, which cost no import.
-    url: of the database that this process has leased. keeper: the session that holds its leases, and in the
-    controller keeps the template from being collected.
+    tickets: for the workers' databases. url: of the database that this process has leased. keeper: the
+    session that holds its leases, and in the controller keeps the template from being collected.
     """
 
     root: Path
@@ -39,14 +39,18 @@ class Run:
     problem: str = ""
     header: str = ""
     url: str = ""
+    tickets: list[Any] = field(default_factory=list)
     leased: list[WorkerDatabase] = field(default_factory=list)
     keeper: psycopg.Connection[Any] | None = None
 
-    def lease(self, first_slot: int = 0) -> WorkerDatabase:
-        """Lease a database for this process. Raises RagFactoryError: there is no server or template."""
+    def lease(self, worker: int = 0) -> WorkerDatabase:
+        """Lease a database for this process, the worker of that number.
+
+        Raises RagFactoryError: there is no server or template.
+        """
         if self.place is None or self.template is None:
             raise RagFactoryError(self.problem or "No test database was prepared.")
-        from rag_factory.testing.databases import lease, open_keeper
+        from rag_factory.testing.databases import Ticket, lease, open_keeper
         from rag_factory.testing.place import Place, checkout_id
         from rag_factory.testing.template import Template
 
@@ -56,14 +60,18 @@ class Run:
             place = Place.from_data(self.place)
             self.keeper = self.keeper or open_keeper(place.url)
             template = Template(**self.template)
-            database = lease(self.keeper, place, template, checkout_id(self.root), first_slot)
+            ticket = Ticket(*self.tickets[worker]) if worker < len(self.tickets) else Ticket(worker)
+            database = lease(self.keeper, place, template, checkout_id(self.root), ticket)
         self.url = database.url.plain
         return database
 
     def release(self) -> None:
-        """End the leases that nobody took."""
-        while self.leased:
-            self.leased.pop().close()
+        """End the leases that nobody took; a worker gets a ticket for its own instead."""
+        if self.leased and self.keeper:
+            from rag_factory.testing.template import lock_key, unlock
+
+            unlock(self.keeper, *(lock_key(database.name) for database in self.leased))
+            self.leased.clear()
 
     def close(self) -> None:
         """End all that this process holds."""
@@ -78,6 +86,7 @@ class Run:
             "place": self.place,
             "template": self.template,
             "problem": self.problem,
+            "tickets": self.tickets,
         }
 
     @classmethod
@@ -159,6 +168,7 @@ def _prepare(run: Run, config: DatabaseConfig, workers: int, environment: Mappin
     facts = read_facts(server, project)
     template = ensure_template(server, place, project, facts)
     run.leased = list(lease_many(server, place, template, checkout_id(run.root), workers))
+    run.tickets = [tuple(database.ticket) for database in run.leased]
     run.place, run.template = place.as_data(), template.as_data()
     kept = sum(database.origin == "kept" for database in run.leased)
     cloned = len(run.leased) - kept

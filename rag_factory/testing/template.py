@@ -40,8 +40,9 @@ ENGINE = Path(__file__).resolve().parent.parent
 ENGINE_FILES = ("migrate/*.py", "testing/catalog.py", "testing/template.py")
 _FACTS = """
     SELECT current_setting('server_version'), current_setting('fsync'),
+           CASE WHEN cardinality(%(extensions)s::text[]) > 0 THEN
            (SELECT string_agg(name || ' ' || default_version, ', ' ORDER BY name)
-            FROM pg_available_extensions WHERE name = ANY (%s))
+            FROM pg_available_extensions WHERE name = ANY (%(extensions)s)) END
 """
 _MARK = """
     SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s AND NOT datallowconn
@@ -79,7 +80,7 @@ class ServerFacts:
 
 def read_facts(server: psycopg.Connection[Any], project: Project) -> ServerFacts:
     """Ask the server what the template and the cloning depend on."""
-    row = server.execute(_FACTS.encode(), (list(project.extensions),)).fetchone()
+    row = server.execute(_FACTS.encode(), {"extensions": list(project.extensions)}).fetchone()
     full_version, fsync, extensions = row or ("", "on", None)
     # Copying files takes two checkpoints: cheap where nothing is flushed to disk, dear elsewhere.
     strategy = "FILE_COPY" if fsync == "off" else "WAL_LOG"
@@ -96,16 +97,20 @@ def template_key(project: Project, facts: ServerFacts) -> str:
     digest = hashlib.sha256()
     configuration = [project.root / "alembic.ini"] if project.ini else []
     if ENGINE.is_relative_to(project.root.resolve()) and "site-packages" not in ENGINE.parts:
+        engine = "in this checkout"
         configuration += [path for pattern in ENGINE_FILES for path in ENGINE.glob(pattern)]
-    files = _files_in([*project.script_folders, *_named_files(project)])
-    for path in sorted({*files, *configuration}):
-        content = path.read_bytes()
-        digest.update(f"{os.path.relpath(path, project.root)} {len(content)}\n".encode())
+    else:
+        engine = _engine_version()
+    files = _files_in([*project.script_folders, *_named_files(project), *configuration])
+    for path, name in sorted(files.items()):
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - hundreds of them, at every start
+            content = file.read()
+        digest.update(f"{name} {len(content)}\n".encode())
         digest.update(content)
     settings = project.pyproject.get("rag_factory", {}), project.pyproject.get("alembic", {})
     for fact in (
         FORM,
-        _engine_version(),
+        engine,
         facts.version,
         facts.extensions,
         json.dumps(settings, sort_keys=True, default=str),
@@ -256,9 +261,9 @@ def try_lock(server: psycopg.Connection[Any], key: int) -> bool:
     return bool(row and row[0])
 
 
-def unlock(server: psycopg.Connection[Any], key: int) -> None:
-    """Give an advisory lock back."""
-    server.execute("SELECT pg_advisory_unlock(%s)", (key,))
+def unlock(server: psycopg.Connection[Any], *keys: int) -> None:
+    """Give advisory locks back."""
+    server.execute("SELECT pg_advisory_unlock(key) FROM unnest(%s::bigint[]) AS key", (list(keys),))
 
 
 def _build(
@@ -317,17 +322,18 @@ def _named_files(project: Project) -> list[Path]:
     return found
 
 
-def _files_in(paths: Sequence[Path]) -> set[Path]:
-    """All files in these folders, at any depth, and those that are files themselves."""
-    found = (file for path in paths for file in ([path] if path.is_file() else path.rglob("*")))
-    return {
-        path
-        for path in found
-        if "__pycache__" not in path.parts
-        and not path.name.startswith(".")
-        and not path.name.endswith("~")
-        and path.is_file()
-    }
+def _files_in(paths: Sequence[Path]) -> dict[str, str]:
+    """All files in these folders, at any depth, and those that are files themselves, with their names."""
+    found = {str(path): path.name for path in paths if path.is_file()}
+    for path in paths:
+        for folder, folders, files in os.walk(path):
+            folders[:] = [name for name in folders if name != "__pycache__"]
+            inside = path.name + folder.removeprefix(str(path))
+            for name in files:
+                file = f"{folder}/{name}"
+                if not name.startswith(".") and not name.endswith("~") and os.path.isfile(file):  # noqa: PTH113
+                    found[file] = f"{inside}/{name}"
+    return found
 
 
 def _engine_version() -> str:
