@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 _ALREADY_THERE = (errors.DuplicateDatabase, errors.DuplicateObject, errors.UniqueViolation)
 
 
-def create_database(target: Target, project: Project) -> list[str]:
+def create_database(target: Target, project: Project, *, strategy: str = "WAL_LOG") -> list[str]:
     """Create the database and its extensions where they are missing. Returns what was created, in words.
 
+    strategy: how the server copies its template, WAL_LOG or FILE_COPY.
     Changes nothing when all is there. Leaves no database behind when its extensions can't be created.
     Raises NotReadyError: the server, the right to create, or an extension is missing.
     """
@@ -36,11 +37,11 @@ def create_database(target: Target, project: Project) -> list[str]:
         exists = _one(server, "SELECT true FROM pg_database WHERE datname = %s", name)
         if not exists:
             _check_available(server, target, project)
-            exists = not _create(server, name)
+            exists = not _create(server, name, strategy)
             if not exists:
                 created.append(f"database {name}")
         try:
-            created += _create_extensions(target, project)
+            created += _create_extensions(target, project) if project.extensions else []
         except BaseException:
             if not exists:
                 server.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
@@ -64,9 +65,9 @@ def drop_database(target: Target) -> bool:
     return True
 
 
-def _create(server: psycopg.Connection[Any], name: str) -> bool:
+def _create(server: psycopg.Connection[Any], name: str, strategy: str) -> bool:
     """Create the database; False when somebody else just did."""
-    statement = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
+    statement = sql.SQL("CREATE DATABASE {} STRATEGY {}").format(sql.Identifier(name), sql.Literal(strategy))
     if _one(server, "SELECT current_setting('server_encoding')") != "UTF8":
         # A cluster made in another encoding: text from documents needs UTF-8, whatever the default is.
         statement += sql.SQL(" TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'")

@@ -26,7 +26,7 @@ from rag_factory.migrate.project import Project
 from rag_factory.migrate.target import reach
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from alembic.config import Config
     from sqlalchemy import Connection, MetaData
@@ -134,24 +134,30 @@ def load_scripts(config: Config) -> ScriptDirectory:
 
 
 @contextmanager
-def explained(what: str, url: DatabaseUrl, *let_through: type[Exception]) -> Iterator[None]:
+def explained(
+    what: str | Callable[[], str], url: DatabaseUrl, *let_through: type[Exception]
+) -> Iterator[None]:
     """Turn whatever Alembic, an env.py or a revision raises in the body into an error of ours.
 
-    what: what was tried, as the beginning of "… failed: reason". What they print goes to stderr: our stdout
-    is for data.
+    what: what was tried, as the beginning of "… failed: reason", or who knows it then. What they print goes
+    to stderr: our stdout is for data.
     """
+
+    def tried() -> str:
+        return what if isinstance(what, str) else what()
+
     try:
         with redirect_stdout(sys.stderr):
             yield
     except (DBAPIError, psycopg.Error) as error:
         problem = translate(getattr(error, "orig", None) or error, url)
-        said = f"{what} failed: {problem.what}{_statement(error)}"
+        said = f"{tried()} failed: {problem.what}{_statement(error)}"
         raise type(problem)(said, fix=problem.fix or _hint(error)) from error
     except (Exception, SystemExit) as error:
         # An env.py and a revision are anybody's code.
         if isinstance(error, (RagFactoryError, *let_through)):
             raise
-        failure = f"{what} failed: {reason(error)}."
+        failure = f"{tried()} failed: {reason(error)}."
         if isinstance(error, CommandError) and "Did not locate plugins" in failure:
             raise NotReadyError(
                 failure, fix="Install the extra: pip install 'rag-factory[autogenerate]'"

@@ -33,8 +33,10 @@ _HOLDER = """
 @contextmanager
 def migrator_lock(
     target: Target, *, wait_seconds: float, on_wait: Callable[[str], None] | None = None
-) -> Iterator[None]:
-    """Hold the lock for the body. on_wait: told once who holds it, when it isn't free at once.
+) -> Iterator[psycopg.Connection[Any]]:
+    """Hold the lock for the body, with the session that holds it.
+
+    on_wait: told once who holds it, when it isn't free at once.
 
     The lock is tried again and again on a session of its own: a session that waited for it in the server
     would itself be waited for by the holder's CREATE INDEX CONCURRENTLY, and neither would go on.
@@ -49,7 +51,7 @@ def migrator_lock(
         except psycopg.Error as error:
             raise translate(error, target.url) from error
         # Closing the session frees the lock, also when this process is killed.
-        yield
+        yield session
 
 
 def _obtain(

@@ -21,6 +21,7 @@ from rag_factory.migrate.state import read_state
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    import psycopg
     from alembic.config import Config
     from alembic.script import ScriptDirectory
 
@@ -85,8 +86,7 @@ class Runner:
 
         purge: empty the version table first, also of revisions this checkout lacks.
         """
-        with self._locked() as config:
-            load_scripts(config)
+        with self._locked() as (config, _):
             scripts = load_scripts(config)
             require_target(config, scripts, config.attributes["connection"], self.target)
             with explained(f"Stamping {self.target.place}", self.target.url):
@@ -98,19 +98,21 @@ class Runner:
         direction: Direction,
         choose: Callable[[Sequence[str]], Sequence[Revision]],
     ) -> tuple[str, ...]:
-        with self._locked() as config:
+        with self._locked() as (config, session):
             # Read under the lock: another migrator may have been at work until now.
-            before = read_state(self.target, self.project)
+            before = read_state(self.target, self.project, session)
             before.check(self.project, self.target.place)
             self.history.check_known(before.revisions, where=self.target.place)
             chosen = choose(before.revisions)
-            if chosen:
-                scripts = load_scripts(config)
-                require_target(config, scripts, config.attributes["connection"], self.target)
-                for revision in chosen:
-                    self._step(config, scripts, revision, direction)
-        after = read_state(self.target, self.project).revisions
-        if chosen and after == before.revisions:
+            if not chosen:
+                return before.revisions
+            scripts = load_scripts(config)
+            require_target(config, scripts, config.attributes["connection"], self.target)
+            rest = chosen
+            while rest:
+                rest = rest[self._step(config, scripts, rest, direction) :]
+            after = read_state(self.target, self.project, session).revisions
+        if after == before.revisions:
             raise RagFactoryError(
                 f"Alembic ran {len(chosen)} revisions, but "
                 f"{'.'.join(self.project.version_table)} in {self.target.place} did not change.",
@@ -123,29 +125,52 @@ class Runner:
         self,
         config: Config,
         scripts: ScriptDirectory,
-        revision: Revision,
+        revisions: Sequence[Revision],
         direction: Direction,
-    ) -> None:
-        """Run env.py for one revision."""
+    ) -> int:
+        """Run env.py for the first of these revisions, or for all of them when it commits each by itself.
+
+        Returns how many that were.
+        """
+        begun: list[Revision] = []
         started = time.perf_counter()
 
-        def steps(_: Any, __: Any) -> list[MigrationStep]:
+        def steps(_: Any, context: Any) -> Iterator[MigrationStep]:
             nonlocal started
-            # Called when env.py has imported the models and connected: neither is the revision's time.
-            started = time.perf_counter()
-            return [_alembic_step(scripts, revision, direction)]
+            for revision in revisions:
+                # Now env.py has imported the models and connected: neither is the revision's time.
+                started = time.perf_counter()
+                begun.append(revision)
+                yield _alembic_step(scripts, revision, direction)
+                if not context.opts.get("transaction_per_migration"):
+                    return
+                # Alembic asks for the next one when this one is committed.
+                tell()
 
+        def tell() -> None:
+            milliseconds = (time.perf_counter() - started) * 1000
+            self.on_applied(Applied(begun[-1], direction, milliseconds))
+            told.append(begun[-1])
+
+        def doing() -> str:
+            revision = begun[-1] if begun else revisions[0]
+            return f"{verb} {revision.id} ({revision.path.name})"
+
+        told: list[Revision] = []
         verb = "Applying" if direction == "up" else "Taking back"
         try:
             with (
-                explained(f"{verb} {revision.id} ({revision.path.name})", self.target.url),
-                EnvironmentContext(config, scripts, fn=steps, destination_rev=revision.id),
+                explained(doing, self.target.url),
+                EnvironmentContext(config, scripts, fn=steps, destination_rev=revisions[-1].id),
             ):
                 scripts.run_env()
         except RagFactoryError as problem:
             problem.what = f"{problem.what} {self._where_now()}"
             raise
-        self.on_applied(Applied(revision, direction, (time.perf_counter() - started) * 1000))
+        if told != begun:
+            tell()
+        # An env.py that runs nothing is found out by the version table.
+        return len(begun) or len(revisions)
 
     def _where_now(self) -> str:
         try:
@@ -155,15 +180,15 @@ class Runner:
         return f"The database is at {', '.join(now) or 'base'}."
 
     @contextmanager
-    def _locked(self) -> Iterator[Config]:
-        """Hold the migrator lock and a connection for Alembic."""
+    def _locked(self) -> Iterator[tuple[Config, psycopg.Connection[Any]]]:
+        """Hold the migrator lock, and a connection for Alembic besides the session that holds it."""
         config = self.project.alembic_config(self.target.url)
         with (
-            migrator_lock(self.target, wait_seconds=self.wait_seconds, on_wait=self.on_wait),
+            migrator_lock(self.target, wait_seconds=self.wait_seconds, on_wait=self.on_wait) as session,
             open_connection(self.target.url, self.target.config) as connection,
         ):
             config.attributes["connection"] = connection
-            yield config
+            yield config, session
 
 
 def migration_sql(

@@ -57,23 +57,27 @@ class DatabaseState:
             check_pgvector(self.pgvector, self.pgvector_available, project.minimum_pgvector, place)
 
 
-def read_state(target: Target, project: Project) -> DatabaseState:
-    """Read the state of the target's database.
+def read_state(
+    target: Target, project: Project, session: psycopg.Connection[Any] | None = None
+) -> DatabaseState:
+    """Read the state of the target's database, in a session on it or one of its own.
 
     Raises NotReadyError: it can't be reached.
     """
+    if session is None:
+        timeout = target.config.db_connect_timeout_seconds
+        with connect(target.url, connect_timeout_seconds=timeout) as own_session:
+            return read_state(target, project, own_session)
     table = sql.Identifier(*project.version_table)
-    timeout = target.config.db_connect_timeout_seconds
-    with connect(target.url, connect_timeout_seconds=timeout) as connection:
-        try:
-            row = connection.execute(_STATE.format(table=sql.Literal(table.as_string(connection)))).fetchone()
-            number, version, size_bytes, installed, available, versioned, read_only = _known(row)
-            revisions: tuple[str, ...] = ()
-            if versioned:
-                found = connection.execute(sql.SQL("SELECT version_num FROM {}").format(table)).fetchall()
-                revisions = tuple(sorted(id_ for (id_,) in found))
-        except psycopg.Error as error:
-            raise translate(error, target.url) from error
+    try:
+        row = session.execute(_STATE.format(table=sql.Literal(table.as_string(session)))).fetchone()
+        number, version, size_bytes, installed, available, versioned, read_only = _known(row)
+        revisions: tuple[str, ...] = ()
+        if versioned:
+            found = session.execute(sql.SQL("SELECT version_num FROM {}").format(table)).fetchall()
+            revisions = tuple(sorted(id_ for (id_,) in found))
+    except psycopg.Error as error:
+        raise translate(error, target.url) from error
     return DatabaseState(
         server_version=version.split()[0],
         server_major=number // 10000,

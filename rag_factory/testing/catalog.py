@@ -24,12 +24,12 @@ FEW_TRANSACTIONS = 50
 OBJECTS = "tables, constraints, functions or other objects"
 # Each with the columns that can be written: generated ones can't. Materialized views are proved only.
 _RELATIONS = """
-    SELECT c.relkind = 'r', format('%%I.%%I', n.nspname, c.relname),
+    SELECT c.relkind::text, format('%I.%I', n.nspname, c.relname),
            (SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
             WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''),
            c.relrowsecurity
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.relkind = ANY (%s) AND c.relpersistence <> 't' AND c.relispopulated
+    WHERE c.relkind IN ('r', 'm', 'S') AND c.relpersistence <> 't' AND c.relispopulated
       AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'rag_factory_testing')
       AND NOT EXISTS (SELECT FROM pg_depend AS d
                       WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
@@ -67,7 +67,7 @@ _SETTINGS = """
     SELECT unnest(setconfig) FROM pg_db_role_setting
     WHERE setrole = 0 AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
-_ALWAYS_FIRES = "SELECT EXISTS (SELECT FROM pg_trigger WHERE tgenabled IN ('A', 'R'))"
+_ALWAYS_FIRES = "EXISTS (SELECT FROM pg_trigger WHERE tgenabled IN ('A', 'R'))"
 _DEFERRABLE = f"SELECT EXISTS (SELECT FROM pg_constraint WHERE condeferrable AND oid >= {FIRST_USER_OID})"
 
 
@@ -100,46 +100,54 @@ class _Full:
 
 def install(connection: psycopg.Connection[Any]) -> None:
     """Create the schema and its functions in a database that has just been migrated."""
-    connection.execute(f"CREATE SCHEMA {SCHEMA}".encode())
-    empty: list[str] = []
-    full: list[_Full] = []
-    hidden: list[str] = []
-    views: list[str] = []
-    for is_table, name, columns, row_security in _all(connection, _RELATIONS, ["r", "m"]):
-        if not is_table:
-            views.append(f"({_written(name)}) <> '{_one(connection, _written(name))}'")
-            continue
-        if row_security:
-            hidden.append(f"row_security_active('{_literal(name)}')")
-        if not _one(connection, f"SELECT EXISTS (SELECT FROM ONLY {name})"):
-            empty.append(name)
-            continue
-        copy = f"{SCHEMA}.copy_{len(full)}"
-        connection.execute(f"CREATE TABLE {copy} AS SELECT {columns} FROM ONLY {name}".encode())
-        full.append(_Full(name, copy, columns, _one(connection, _written(name))))
-    sequences = [
-        (name, *_all(connection, f"SELECT last_value, is_called FROM {name}")[0])
-        for _, name, *_rest in _all(connection, _RELATIONS, ["S"])
+    relations = _all(connection, _RELATIONS)
+    tables = [(name, columns) for kind, name, columns, _ in relations if kind == "r"]
+    views = [name for kind, name, *_ in relations if kind == "m"]
+    sequences = [name for kind, name, *_ in relations if kind == "S"]
+    # All that must be known of them, asked in one round trip.
+    questions = [_ALWAYS_FIRES]
+    questions += [f"EXISTS (SELECT FROM ONLY {name})" for name, _ in tables]
+    questions += [f"({_written(name)})" for name in (*(name for name, _ in tables), *views)]
+    questions += [f"(SELECT last_value || ' ' || is_called FROM {name})" for name in sequences]
+    answers = iter(
+        _all(connection, f"SELECT ARRAY[{', '.join(f'{each}::text' for each in questions)}]")[0][0]
+    )
+    always_fires = next(answers) == "true"
+    has_rows = [next(answers) == "true" for _ in tables]
+    written = [next(answers) for _ in (*tables, *views)]
+    states = [(name, *next(answers).split()) for name in sequences]
+
+    full = [
+        _Full(name, f"{SCHEMA}.copy_{number}", columns, written[number])
+        for number, (name, columns) in enumerate(tables)
+        if has_rows[number]
+    ]
+    empty = [name for (name, _), filled in zip(tables, has_rows, strict=True) if not filled]
+    unlike = [
+        f"({_written(name)}) <> '{then}'" for name, then in zip(views, written[len(tables) :], strict=True)
     ]
     rows = {f"the rows of {name}": f"EXISTS (SELECT FROM ONLY {name})" for name in empty}
     rows |= {f"the rows of {table.name}": table.differs for table in full}
-    others = {"the rows of materialized views": " OR ".join(views)} if views else {}
+    others = {"the rows of materialized views": " OR ".join(unlike)} if views else {}
     # The functions that read it are objects too, so the fingerprint is taken last and kept in a table.
     objects = {OBJECTS: f"{SCHEMA}.objects() <> (SELECT fingerprint FROM {SCHEMA}.objects)"}
-    connection.execute(f"CREATE TABLE {SCHEMA}.objects (fingerprint text)".encode())
     # A trigger that always fires may write while rows are put back; then they are looked at once more.
-    afterwards = rows | others if _one(connection, _ALWAYS_FIRES) else others
+    afterwards = rows | others if always_fires else others
+    hidden = [f"row_security_active('{_literal(name)}')" for _, name, _, secured in relations if secured]
     unseen = " OR ".join(hidden) or "false"
-    for statement in (
+    statements = (
+        f"CREATE SCHEMA {SCHEMA}",
+        *(f"CREATE TABLE {table.copy} AS SELECT {table.columns} FROM ONLY {table.name}" for table in full),
+        f"CREATE TABLE {SCHEMA}.objects (fingerprint text)",
         _objects(),
         _changed(rows | others | objects),
         _PROVE,
-        _reset_sequences(sequences),
+        _reset_sequences(states),
         _settle(unseen),
         _restore(empty, full, afterwards | objects, unseen),
         _fingerprint(rows | others, unseen),
-    ):
-        connection.execute(statement.encode())
+    )
+    connection.execute(";".join(statements).encode())
     connection.execute(f"INSERT INTO {SCHEMA}.objects SELECT {SCHEMA}.objects()".encode())
 
 
@@ -230,7 +238,7 @@ _PROVE = f"""
 """
 
 
-def _reset_sequences(sequences: list[tuple[str, int, bool]]) -> str:
+def _reset_sequences(sequences: list[tuple[str, str, str]]) -> str:
     """The function that sets the sequences back."""
     resets = "\n".join(
         f"PERFORM setval('{_literal(name)}', {value}, {called}) FROM {name} "

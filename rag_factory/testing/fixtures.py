@@ -169,7 +169,8 @@ def migrated_to(
         name = worker_database.reserve()
         names.append(name)
         url = worker_database.place.url_of(name)
-        migrate_new_database(url, pytestconfig.rootpath, revision)
+        strategy = worker_database.template.strategy
+        migrate_new_database(url, pytestconfig.rootpath, strategy, revision)
         return create_engine(url.sqlalchemy, poolclass=NullPool)
 
     yield make

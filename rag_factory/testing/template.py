@@ -201,8 +201,8 @@ def use_key(name: str) -> int:
     return lock_key(f"use of {name}")
 
 
-def migrate_new_database(url: DatabaseUrl, root: Path, revision: str = "head") -> None:
-    """Create a database and migrate it, as `db.migrate` does."""
+def migrate_new_database(url: DatabaseUrl, root: Path, strategy: str, revision: str = "head") -> None:
+    """Create a database, in the way that this server copies fastest, and migrate it as `db.migrate` does."""
     # What only building needs is imported here: it would cost a warm run more than all the rest.
     from rag_factory.database.config import DatabaseConfig
     from rag_factory.migrate.creation import create_database
@@ -215,7 +215,7 @@ def migrate_new_database(url: DatabaseUrl, root: Path, revision: str = "head") -
     # The defaults: neither the application's settings nor a test's have a say here.
     target = Target(url, DatabaseConfig.model_validate({}))
     with _as_application(url):
-        create_database(target, project)
+        create_database(target, project, strategy=strategy)
         history = History.read(project)
         Runner(target, project, history).upgrade(history.resolve(revision))
 
@@ -273,7 +273,7 @@ def _build(
     url = place.url_of(name)
     drop(server, name)
     try:
-        migrate_new_database(url, project.root)
+        migrate_new_database(url, project.root, strategy)
         with connect(url) as connection:
             catalog.install(connection)
             settings = catalog.read_settings(connection)
