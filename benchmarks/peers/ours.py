@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
-from sqlalchemy import DateTime, Engine, String
+from sqlalchemy import DateTime, Engine, String, create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from benchmarks.peers.member import serve
@@ -103,8 +103,8 @@ def rollback_fixture() -> Any:
 @contextmanager
 def savepoint_recipe() -> Any:
     """SQLAlchemy's own: "Joining a Session into an External Transaction", on one held connection."""
-    held = Held(leased[0])
-    with held.engine.connect() as connection:
+    engine = create_engine(leased[0].url.sqlalchemy)
+    with engine.connect() as connection:
 
         def test() -> None:
             transaction = connection.begin()
@@ -114,7 +114,7 @@ def savepoint_recipe() -> Any:
             transaction.rollback()
 
         yield test
-    held.close()
+    engine.dispose()
 
 
 @contextmanager
@@ -125,7 +125,7 @@ def committing_fixture() -> Any:
 
     def test() -> None:
         engine: Engine
-        with fixture(held) as engine, Session(engine) as session:
+        with fixture(held, None) as engine, Session(engine) as session:
             insert(session)
 
     yield test
@@ -138,7 +138,7 @@ def fresh_fixture() -> Any:
     fixture = contextmanager(plain(fixtures.fresh_database))
 
     def test() -> None:
-        with fixture(leased[0]):
+        with fixture(leased[0], None):
             pass
 
     yield test

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import psycopg
 
 SCHEMA = "rag_factory_testing"
@@ -62,6 +64,8 @@ _TEMPORARY = {
     "pg_attrdef": "adrelid = ANY (tables)", "pg_index": "indrelid = ANY (tables)",
     "pg_sequence": "seqrelid = ANY (tables)", "pg_inherits": "inhrelid = ANY (tables)",
 }  # fmt: skip
+_OBJECTS_CHANGED = f"{SCHEMA}.objects() <> (SELECT fingerprint FROM {SCHEMA}.objects)"
+_SESSIONS = "pg_stat_get_db_numbackends((SELECT oid FROM pg_database WHERE datname = current_database()))"
 # As set by ALTER DATABASE … SET. They are no part of what a clone copies.
 _SETTINGS = """
     SELECT unnest(setconfig) FROM pg_db_role_setting
@@ -130,7 +134,7 @@ def install(connection: psycopg.Connection[Any]) -> None:
     rows |= {f"the rows of {table.name}": table.differs for table in full}
     others = {"the rows of materialized views": " OR ".join(unlike)} if views else {}
     # The functions that read it are objects too, so the fingerprint is taken last and kept in a table.
-    objects = {OBJECTS: f"{SCHEMA}.objects() <> (SELECT fingerprint FROM {SCHEMA}.objects)"}
+    objects = {OBJECTS: _OBJECTS_CHANGED}
     # A trigger that always fires may write while rows are put back; then they are looked at once more.
     afterwards = rows | others if always_fires else others
     hidden = [f"row_security_active('{_literal(name)}')" for _, name, _, secured in relations if secured]
@@ -144,7 +148,7 @@ def install(connection: psycopg.Connection[Any]) -> None:
         _PROVE,
         _reset_sequences(states),
         _settle(unseen),
-        _restore(empty, full, afterwards | objects, unseen),
+        _restore(empty, full, afterwards, unseen),
         _fingerprint(rows | others, unseen),
     )
     connection.execute(";".join(statements).encode())
@@ -154,6 +158,16 @@ def install(connection: psycopg.Connection[Any]) -> None:
 def fingerprint(connection: psycopg.Connection[Any]) -> str:
     """Prove and reset: the fingerprint of schema and rows, with all sequences set back. One round trip."""
     return str(_one(connection, f"SELECT {SCHEMA}.fingerprint()"))
+
+
+def prepare_restore(connection: psycopg.Connection[Any]) -> None:
+    """Turn triggers and foreign keys off in a session that is there to restore, if its role may.
+
+    To do so for each call would have the server plan all anew.
+    """
+    connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'".encode())
+    if _one(connection, "SELECT has_parameter_privilege('session_replication_role', 'SET')"):
+        connection.execute("SET session_replication_role = 'replica'")
 
 
 def settle(connection: psycopg.Connection[Any], proved: int) -> str:
@@ -198,6 +212,11 @@ def _content(name: str, columns: str) -> str:
     )
 
 
+def _array(parts: Sequence[str]) -> str:
+    """One query for them all costs less than one each."""
+    return f"ARRAY[{', '.join(parts)}]" if parts else "'{}'"
+
+
 def _first(tests: dict[str, str]) -> str:
     """The name of the first test that is true; null when none is."""
     cases = "\n".join(f"WHEN {test} THEN '{_literal(name)}'" for name, test in tests.items())
@@ -240,13 +259,18 @@ _PROVE = f"""
 
 def _reset_sequences(sequences: list[tuple[str, str, str]]) -> str:
     """The function that sets the sequences back."""
-    resets = "\n".join(
-        f"PERFORM setval('{_literal(name)}', {value}, {called}) FROM {name} "
-        f"WHERE last_value <> {value} OR is_called <> {called};"
+    moved = [
+        f"(SELECT last_value <> {value} OR is_called <> {called} FROM {name})"
         for name, value, called in sequences
+    ]
+    resets = "\n".join(
+        f"IF moved[{place}] THEN PERFORM setval('{_literal(name)}', {value}, {called}); END IF;"
+        for place, (name, value, called) in enumerate(sequences, 1)
     )
     return f"""
         CREATE FUNCTION {SCHEMA}.reset_sequences() RETURNS void LANGUAGE plpgsql AS $reset$
+        DECLARE
+            moved boolean[] := {_array(moved)};
         BEGIN
             {resets}
         END;
@@ -274,30 +298,45 @@ def _settle(hidden: str) -> str:
 def _restore(empty: list[str], full: list[_Full], afterwards: dict[str, str], hidden: str) -> str:
     """The function that puts rows and sequences back, and says what it could not put back.
 
-    Deleting few rows is ten times faster than TRUNCATE, which makes new files. It takes a role that may turn
-    triggers and foreign keys off meanwhile, so that the order doesn't matter and no trigger writes, and that
-    sees all rows; others are told what changed, and clone the database again.
+    Deleting few rows is ten times faster than TRUNCATE, which makes new files. It takes a session in which
+    triggers and foreign keys are off (see `prepare_restore`), so that the order doesn't matter and no trigger
+    writes, and that sees all rows; others are told what changed, and clone the database again.
+    The objects are only looked at when somebody has written to a catalog since, or may have: sessions besides
+    ours tell it later. It returns the number of such writes, and what it could not put back.
     """
-    deletes = "\n".join(
-        f"IF EXISTS (SELECT FROM ONLY {name}) THEN DELETE FROM ONLY {name}; END IF;" for name in empty
+    writes = " + ".join(
+        f"pg_stat_get_tuples_{what}('{catalog}'::regclass)"
+        for catalog in (*_CATALOGS, "pg_db_role_setting")
+        for what in ("inserted", "updated", "deleted")
     )
-    refills = "\n".join(f"IF {table.differs} THEN {table.refill} END IF;" for table in full)
+    statements = [f"DELETE FROM ONLY {name};" for name in empty] + [table.refill for table in full]
+    filled = [f"EXISTS (SELECT FROM ONLY {name})" for name in empty] + [table.differs for table in full]
+    returns = "\n".join(
+        f"IF filled[{place}] THEN {statement} END IF;" for place, statement in enumerate(statements, 1)
+    )
     return f"""
-        CREATE FUNCTION {SCHEMA}.restore() RETURNS text LANGUAGE plpgsql
-        SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s' AS $restore$
+        CREATE FUNCTION {SCHEMA}.restore(since bigint, sessions integer) RETURNS text
+        LANGUAGE plpgsql AS $restore$
+        DECLARE
+            writes bigint := {writes};
+            filled boolean[];
+            changed text;
         BEGIN
             IF {hidden} THEN
-                RETURN 'rows that row security hides';
-            END IF;
-            IF has_parameter_privilege('session_replication_role', 'SET') THEN
-                SET LOCAL session_replication_role = 'replica';
-                {deletes}
-                {refills}
-                PERFORM {SCHEMA}.reset_sequences();
-                RETURN {_first(afterwards)};
+                RETURN writes || ' rows that row security hides';
             END IF;
             PERFORM {SCHEMA}.reset_sequences();
-            RETURN {SCHEMA}.changed();
+            IF current_setting('session_replication_role') <> 'replica' THEN
+                RETURN concat(writes, ' ', {SCHEMA}.changed());
+            END IF;
+            filled := {_array(filled)};
+            {returns}
+            changed := {_first(afterwards)};
+            IF changed IS NULL AND (writes <> since OR {_SESSIONS} > sessions)
+                AND {_OBJECTS_CHANGED} THEN
+                changed := '{OBJECTS}';
+            END IF;
+            RETURN concat(writes, ' ', changed);
         END;
         $restore$
     """
@@ -305,22 +344,25 @@ def _restore(empty: list[str], full: list[_Full], afterwards: dict[str, str], hi
 
 def _objects() -> str:
     """The function that sums up the catalogs and the database's settings."""
-    parts = " UNION ALL ".join(
-        f"SELECT '{catalog}', count(*), "
-        f"sum(hashtextextended({key}::text || ' ' || {_CONTENTS.get(catalog, 'xmin')}::text, 0)) "
-        f"FROM pg_catalog.{catalog} "
-        f"WHERE {key} >= {FIRST_USER_OID} AND NOT {_TEMPORARY.get(catalog, 'false')}"
+    parts = [
+        f"(SELECT count(*) || ' ' || coalesce(sum(hashtextextended({key}::text || ' ' "
+        f"|| {_CONTENTS.get(catalog, 'xmin')}::text, 0)), 0) FROM pg_catalog.{catalog} "
+        f"WHERE {key} >= {FIRST_USER_OID} AND NOT {_TEMPORARY.get(catalog, 'false')})"
         for catalog, key in _CATALOGS.items()
-    )
+    ]
     settings = f"SELECT string_agg(setting, ' ' ORDER BY setting) FROM ({_SETTINGS}) AS settings (setting)"
     return f"""
         CREATE FUNCTION {SCHEMA}.objects() RETURNS text LANGUAGE plpgsql AS $objects$
         DECLARE
             spaces oid[] := ARRAY(SELECT oid FROM pg_namespace WHERE nspname ~ '^pg_(toast_)?temp_');
-            tables oid[] := ARRAY(SELECT oid FROM pg_class WHERE relnamespace = ANY (spaces));
+            tables oid[];
         BEGIN
-            RETURN (SELECT md5(string_agg(part::text, ' ') || coalesce(({settings}), ''))
-                    FROM ({parts}) AS part);
+            IF spaces <> '{{}}' THEN
+                tables := ARRAY(SELECT oid FROM pg_class WHERE relnamespace = ANY (spaces));
+            ELSE
+                tables := spaces;
+            END IF;
+            RETURN md5({_array(parts)}::text || coalesce(({settings}), ''));
         END;
         $objects$
     """

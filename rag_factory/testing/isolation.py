@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from psycopg import AsyncConnection as AsyncDriver
+from psycopg import Connection as Driver
 from psycopg import Error as DriverError
-from psycopg.errors import LockNotAvailable
-from psycopg.pq import TransactionStatus
+from psycopg.errors import LockNotAvailable, error_from_result
+from psycopg.pq import ExecStatus, TransactionStatus
 from sqlalchemy import NullPool, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from rag_factory.testing.catalog import OBJECTS, SCHEMA
+from rag_factory.database.connection import connect
+from rag_factory.errors import RagFactoryError
+from rag_factory.testing.catalog import OBJECTS, SCHEMA, prepare_restore
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -23,10 +26,15 @@ if TYPE_CHECKING:
 
 # One round trip each.
 _TAKE_BACK = f"ROLLBACK; SELECT {SCHEMA}.prove({{proved}})"
-_RESTORE = f"SELECT {SCHEMA}.restore()"
+_RESTORE = f"SELECT {SCHEMA}.restore({{writes}}, {{sessions}})"
 _CHECK_DEFERRED = "SET CONSTRAINTS ALL IMMEDIATE"
+# Has the server count at once what a session wrote, rather than when it is idle.
+_COUNT = "SELECT pg_stat_force_next_flush()"
 # What else a test may have set on a connection that the next one gets from the pool.
-_RESET = "ROLLBACK; RESET SESSION AUTHORIZATION; RESET ALL; SELECT pg_advisory_unlock_all(); DISCARD TEMP"
+_RESET = (
+    "ROLLBACK; RESET SESSION AUTHORIZATION; RESET ALL; SELECT pg_advisory_unlock_all(); DISCARD TEMP; "
+    f"{_COUNT}"
+).encode()
 
 
 class Held:
@@ -38,10 +46,15 @@ class Held:
     def __init__(self, database: WorkerDatabase) -> None:
         self.database = database
         self.engine: Engine = create_engine(database.url.sqlalchemy, poolclass=NullPool)
-        self.pooled: Engine = create_engine(database.url.sqlalchemy, pool_reset_on_return=None)
-        event.listen(self.pooled, "reset", _reset)
+        _hasten_savepoints(self.engine.dialect)
+        self.pooled: Engine = create_engine(database.url.sqlalchemy)
+        event.listen(self.pooled, "checkout", self._note_use)
         self._connection: Connection | None = None
         self._generation = database.generation
+        self._restorer: Driver[Any] | None = None
+        self._used: set[Driver[Any]] = set()
+        # To the catalogs, before which the objects were as in the template.
+        self._writes = -1
 
     def begin(self) -> Session:
         """Begin a test's transaction. Commits and rollbacks of the session stay inside it."""
@@ -60,7 +73,7 @@ class Held:
         """Take back what is open, and look whether anything was committed. Returns what is wrong."""
         connection = self._open()
         try:
-            changed = _note(self.database, _driver(connection).execute(_take_back(self.database)))
+            changed = _note(self.database, _ask(_driver(connection), _take_back(self.database)))
             connection.rollback()
         except (DriverError, SQLAlchemyError) as error:
             return self._judge(_broken(error))
@@ -74,13 +87,19 @@ class Held:
         left_open = self.pooled.pool.checkedout()  # type: ignore[attr-defined]
         if left_open:
             return self._judge(f"it left a transaction open, in {left_open} of its connections")
-        connection = self._open()
-        driver = _driver(connection)
         try:
-            driver.autocommit = True
-            changed = driver.execute(_RESTORE).fetchone()[0]
-            driver.autocommit = False
-        except DriverError as error:
+            for driver in self._used:
+                if not driver.closed:
+                    _ask(driver, _RESET)
+            self._used.clear()
+            if self._restorer is None or self._restorer.closed:
+                self._restorer = connect(self.database.url)
+                prepare_restore(self._restorer)
+            sessions = 1 + (self._connection is not None) + self.pooled.pool.checkedin()  # type: ignore[attr-defined]
+            query = _RESTORE.format(writes=self._writes, sessions=sessions).encode()
+            writes, _, changed = (_ask(self._restorer, query) or "").partition(" ")
+            self._writes = int(writes)
+        except (DriverError, RagFactoryError) as error:
             return self._judge(_broken(error))
         if changed == OBJECTS:
             return self._judge(_committed(changed) + "; a test that does so takes fresh_database")
@@ -99,6 +118,10 @@ class Held:
         if self._connection is not None:
             _close(self._connection)
             self._connection = None
+        if self._restorer is not None:
+            self._restorer.close()
+        self._writes = -1
+        self._used.clear()
         self.pooled.dispose()
         self.engine.dispose()
 
@@ -108,6 +131,10 @@ class Held:
             self._connection = self.engine.connect()
             self._generation = self.database.generation
         return self._connection
+
+    def _note_use(self, driver: Any, *_: Any) -> None:
+        """Remember which pooled connections a test had: what it set on them is reset after it."""
+        self._used.add(driver)
 
     def _judge(self, problem: str) -> str:
         self.renew()
@@ -147,7 +174,10 @@ class AsyncHeld:
             if problem is None:
                 driver = (await held.get_raw_connection()).driver_connection
                 assert isinstance(driver, AsyncDriver)  # noqa: S101 - the only driver that the URLs name
-                changed = _note(self.database, await driver.execute(_take_back(self.database)))
+                cursor = await driver.execute(_take_back(self.database))
+                while cursor.nextset():
+                    pass  # to the last statement's
+                changed = _note(self.database, (await cursor.fetchone() or [None])[0])
                 await held.rollback()
                 problem = _committed(changed) if changed else None
         except (DriverError, SQLAlchemyError) as error:
@@ -206,20 +236,47 @@ def _close(connection: Connection) -> None:
         connection.close()
 
 
-def _reset(driver: Any, _: Any, state: Any) -> None:
-    """Give a connection back to the pool as it came."""
-    if not state.terminate_only:
-        driver.execute(_RESET)
+def _hasten_savepoints(dialect: Any) -> None:
+    """Set savepoints through libpq at once, the first in one round trip with the transaction's begin.
+
+    The usual way is taken where that doesn't work, for the error that everybody expects.
+    """
+
+    def hasten(usual: Any, verb: str) -> Any:
+        def run(connection: Connection, name: str) -> None:
+            libpq = _driver(connection).pgconn
+            begin = "BEGIN; " if libpq.transaction_status == TransactionStatus.IDLE else ""
+            if libpq.exec_(f"{begin}{verb} {name}".encode()).status != ExecStatus.COMMAND_OK:
+                usual(connection, name)
+
+        return run
+
+    dialect.do_savepoint = hasten(dialect.do_savepoint, "SAVEPOINT")
+    dialect.do_release_savepoint = hasten(dialect.do_release_savepoint, "RELEASE SAVEPOINT")
+
+
+def _ask(driver: Driver[Any], query: bytes) -> str | None:
+    """Run statements in one round trip and return the value that the last one gives.
+
+    Through libpq at once: the driver's own way takes as long as all the rest, and this is done for each test.
+    """
+    result = driver.pgconn.exec_(query)
+    if result.status == ExecStatus.TUPLES_OK:
+        value = result.get_value(0, 0)
+        return None if value is None else value.decode()
+    if result.status != ExecStatus.COMMAND_OK:
+        raise error_from_result(result)
+    return None
 
 
 def _take_back(database: WorkerDatabase) -> bytes:
-    return _TAKE_BACK.format(proved=database.proved).encode()
+    counted = f"ROLLBACK; {_COUNT}; " if database.committing else ""
+    return (counted + _TAKE_BACK.format(proved=database.proved)).encode()
 
 
-def _note(database: WorkerDatabase, cursor: Any) -> str | None:
-    """Read what the proof says, from a cursor of either kind: what was changed that may not be."""
-    cursor.nextset()  # after that of ROLLBACK
-    proved, _, changed = cursor.pgresult.get_value(0, 0).decode().partition(" ")
+def _note(database: WorkerDatabase, proof: str | None) -> str | None:
+    """Read what the proof says was changed that may not be."""
+    proved, _, changed = (proof or "").partition(" ")
     if not changed:
         database.proved = int(proved)
     return None if database.committing else changed or None

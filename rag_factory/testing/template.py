@@ -32,7 +32,7 @@ POLL_SECONDS = 0.02
 # How exactly a mark knows when its database was last used.
 DAY_SECONDS = 86_400
 # A change of what this module builds makes templates of earlier forms useless.
-FORM = "6"
+FORM = "9"
 # Names have these after the base: nobody else's database is taken for one of ours.
 TEMPLATE, WORKER = "ragt", "ragw"
 ENGINE = Path(__file__).resolve().parent.parent

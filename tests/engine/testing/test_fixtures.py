@@ -67,11 +67,13 @@ def test_tests_that_behave_pass_and_leave_nothing(checkout: Checkout) -> None:
     @pytest.mark.parametrize("time", (1, 2))
     def test_committing(committing_database, time):
         with committing_database.begin() as connection:
+            assert connection.execute(text("SHOW application_name")).scalar() != "mine"
             connection.execute(INSERT)
             connection.execute(text("SET application_name = 'mine'"))
             connection.execute(text("CREATE TEMP TABLE kept (id int)"))
+        # Within a test it is as in the application: the pool doesn't take back what a session has set.
         with committing_database.connect() as connection:
-            assert connection.execute(text("SHOW application_name")).scalar() != "mine"
+            assert connection.execute(text("SHOW application_name")).scalar() == "mine"
 
     def test_committing_then_session(committing_database, db_connection):
         with committing_database.begin() as connection:

@@ -175,3 +175,56 @@ def test_settings_that_a_migration_makes_are_in_the_clones(checkout: Checkout) -
     """)
     checkout.pytest().assert_passed(1)
     assert "1 kept" in checkout.pytest().header
+
+
+def test_ddl_of_a_test_that_may_commit_rows_is_noticed_whoever_does_it(checkout: Checkout) -> None:
+    checkout.write_revision("CREATE TABLE item (id int)")
+    checkout.write_test("""
+    from sqlalchemy import create_engine
+
+    open_to_the_end = []
+
+    def add(connection, name):
+        connection.execute(text(f"ALTER TABLE item ADD {name} int"))
+
+    def test_rows_first(committing_database):
+        with committing_database.begin() as connection:
+            connection.execute(text("INSERT INTO item VALUES (1)"))
+
+    def test_pooled(committing_database):
+        with committing_database.begin() as connection:
+            add(connection, "a")
+
+    def test_rows_again(committing_database, db_connection):
+        db_connection.execute(text("INSERT INTO item VALUES (1)"))
+
+    def test_other_closed(committing_database, test_db_url):
+        engine = create_engine(test_db_url)
+        with engine.begin() as connection:
+            add(connection, "b")
+        engine.dispose()
+
+    def test_other_open(committing_database, test_db_url):
+        connection = create_engine(test_db_url).connect()
+        open_to_the_end.append(connection)
+        add(connection, "c")
+        connection.commit()
+
+    def test_session(committing_database, db_connection):
+        add(db_connection, "d")
+        db_connection.execute(text("COMMIT"))
+
+    async def test_async_session(committing_database, async_db_connection):
+        await async_db_connection.execute(text("ALTER TABLE item ADD e int"))
+        await async_db_connection.execute(text("COMMIT"))
+
+    def test_rolled_back(committing_database, db_connection):
+        add(db_connection, "f")
+
+    def test_rows_last(committing_database):
+        with committing_database.begin() as connection:
+            connection.execute(text("INSERT INTO item VALUES (1)"))
+    """)
+    result = checkout.pytest()
+    wrong = {"test_pooled", "test_other_closed", "test_other_open", "test_session", "test_async_session"}
+    assert result.wrong == wrong, result.output
