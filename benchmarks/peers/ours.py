@@ -7,6 +7,7 @@ import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
@@ -93,7 +94,7 @@ def rollback_fixture() -> Any:
     fixture = contextmanager(plain(fixtures.db_connection))
 
     def test() -> None:
-        with fixture(held, None) as session:
+        with fixture(request(), held) as session:
             insert(session)
 
     yield test
@@ -125,7 +126,7 @@ def committing_fixture() -> Any:
 
     def test() -> None:
         engine: Engine
-        with fixture(held, None) as engine, Session(engine) as session:
+        with fixture(request(), held) as engine, Session(engine) as session:
             insert(session)
 
     yield test
@@ -138,7 +139,7 @@ def fresh_fixture() -> Any:
     fixture = contextmanager(plain(fixtures.fresh_database))
 
     def test() -> None:
-        with fixture(leased[0], None):
+        with fixture(request(), leased[0]):
             pass
 
     yield test
@@ -164,6 +165,11 @@ def insert(session: Session) -> None:
     """What each test does."""
     session.add(Item(name="one"))
     session.commit()
+
+
+def request() -> Any:
+    """What the fixtures need of pytest."""
+    return SimpleNamespace(config=SimpleNamespace(stash={fixtures.RUN: runs[0]}), fixturenames=())
 
 
 def plain(fixture: Any) -> Any:

@@ -24,11 +24,9 @@ if TYPE_CHECKING:
 RUN = pytest.StashKey[Run]()
 
 __all__ = [
-    "address",
     "async_db_connection",
     "async_held_connection",
     "committing_database",
-    "committing_first",
     "db_connection",
     "db_engine",
     "fresh_database",
@@ -83,14 +81,10 @@ def db_engine(held_connection: Held) -> Engine:
 
 
 @pytest.fixture
-def address(worker_database: WorkerDatabase) -> None:
-    """Have the application find this database, also in a test that asks for its fixtures only as it runs."""
-    os.environ["DATABASE_URL"] = worker_database.url.plain
-
-
-@pytest.fixture
-def db_connection(held_connection: Held, committing_first: None) -> Iterator[Session]:  # noqa: ARG001
+def db_connection(request: pytest.FixtureRequest, held_connection: Held) -> Iterator[Session]:
     """A session whose commits and rollbacks work, and of which nothing remains after the test."""
+    _announce(request)
+    _let_commit_first(request)
     session = held_connection.begin()
     yield session
     _judge(held_connection.end(session))
@@ -101,13 +95,6 @@ def unchanged_database(held_connection: Held) -> Iterator[None]:
     """Hold a test that takes none of the fixtures that look to leaving nothing as well; set by itself."""
     yield
     _judge(held_connection.check())
-
-
-@pytest.fixture
-def committing_first(request: pytest.FixtureRequest, address: None) -> None:  # noqa: ARG001
-    """Have `committing_database`, when a test takes it too, begin before the others and end after them."""
-    if "committing_database" in request.fixturenames:
-        request.getfixturevalue("committing_database")
 
 
 @pytest_asyncio.fixture(loop_scope="session", scope="session")
@@ -122,18 +109,20 @@ async def async_held_connection(worker_database: WorkerDatabase) -> AsyncIterato
 
 @pytest_asyncio.fixture
 async def async_db_connection(
-    async_held_connection: AsyncHeld,
-    committing_first: None,  # noqa: ARG001
+    request: pytest.FixtureRequest, async_held_connection: AsyncHeld
 ) -> AsyncIterator[AsyncSession]:
     """The asynchronous twin of `db_connection`; the two don't see each other's rows."""
+    _announce(request)
+    _let_commit_first(request)
     session = await async_held_connection.begin()
     yield session
     _judge(await async_held_connection.end(session))
 
 
 @pytest.fixture
-def committing_database(held_connection: Held, address: None) -> Iterator[Engine]:  # noqa: ARG001
+def committing_database(request: pytest.FixtureRequest, held_connection: Held) -> Iterator[Engine]:
     """An engine to really commit through; afterwards the template's rows and sequences are put back."""
+    _announce(request)
     held_connection.database.committing = True
     yield held_connection.pooled
     held_connection.database.committing = False
@@ -141,10 +130,11 @@ def committing_database(held_connection: Held, address: None) -> Iterator[Engine
 
 
 @pytest.fixture
-def fresh_database(worker_database: WorkerDatabase, address: None) -> Iterator[Engine]:  # noqa: ARG001
+def fresh_database(request: pytest.FixtureRequest, worker_database: WorkerDatabase) -> Iterator[Engine]:
     """An engine on a private clone of the template, for DDL, CREATE INDEX CONCURRENTLY or anything else."""
     from sqlalchemy import NullPool, create_engine
 
+    _announce(request)
     name = worker_database.clone()
     engine = create_engine(worker_database.place.url_of(name).sqlalchemy, poolclass=NullPool)
     yield engine
@@ -154,15 +144,14 @@ def fresh_database(worker_database: WorkerDatabase, address: None) -> Iterator[E
 
 @pytest.fixture
 def migrated_to(
-    worker_database: WorkerDatabase,
-    pytestconfig: pytest.Config,
-    address: None,  # noqa: ARG001
+    request: pytest.FixtureRequest, worker_database: WorkerDatabase
 ) -> Iterator[Callable[[str], Engine]]:
     """Make private databases at a revision: `migrated_to("001")` gives an engine on one."""
     from sqlalchemy import NullPool, create_engine
 
     from rag_factory.testing.template import migrate_new_database
 
+    _announce(request)
     names = []
 
     def make(revision: str) -> Engine:
@@ -170,12 +159,23 @@ def migrated_to(
         names.append(name)
         url = worker_database.place.url_of(name)
         strategy = worker_database.template.strategy
-        migrate_new_database(url, pytestconfig.rootpath, strategy, revision)
+        migrate_new_database(url, request.config.rootpath, strategy, revision)
         return create_engine(url.sqlalchemy, poolclass=NullPool)
 
     yield make
     for name in names:
         worker_database.drop(name)
+
+
+def _announce(request: pytest.FixtureRequest) -> None:
+    """Have the application find this database, also in a test that asks for its fixtures only as it runs."""
+    os.environ["DATABASE_URL"] = request.config.stash[RUN].url
+
+
+def _let_commit_first(request: pytest.FixtureRequest) -> None:
+    """Have `committing_database`, when a test takes it too, begin before the others and end after them."""
+    if "committing_database" in request.fixturenames:
+        request.getfixturevalue("committing_database")
 
 
 def _judge(problem: str | None) -> None:

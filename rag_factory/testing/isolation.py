@@ -242,17 +242,18 @@ def _hasten_savepoints(dialect: Any) -> None:
     The usual way is taken where that doesn't work, for the error that everybody expects.
     """
 
-    def hasten(usual: Any, verb: str) -> Any:
+    def hasten(usual: Any, statement: str, if_idle: str = "") -> Any:
         def run(connection: Connection, name: str) -> None:
             libpq = _driver(connection).pgconn
-            begin = "BEGIN; " if libpq.transaction_status == TransactionStatus.IDLE else ""
-            if libpq.exec_(f"{begin}{verb} {name}".encode()).status != ExecStatus.COMMAND_OK:
+            before = if_idle if libpq.transaction_status == TransactionStatus.IDLE else ""
+            if libpq.exec_(f"{before}{statement} {name}".encode()).status != ExecStatus.COMMAND_OK:
                 usual(connection, name)
 
         return run
 
-    dialect.do_savepoint = hasten(dialect.do_savepoint, "SAVEPOINT")
+    dialect.do_savepoint = hasten(dialect.do_savepoint, "SAVEPOINT", if_idle="BEGIN; ")
     dialect.do_release_savepoint = hasten(dialect.do_release_savepoint, "RELEASE SAVEPOINT")
+    dialect.do_rollback_to_savepoint = hasten(dialect.do_rollback_to_savepoint, "ROLLBACK TO SAVEPOINT")
 
 
 def _ask(driver: Driver[Any], query: bytes) -> str | None:
