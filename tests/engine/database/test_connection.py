@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rag_factory.database.connection import connect
+from rag_factory.database.driver import connect
 
 if TYPE_CHECKING:
     from rag_factory.database.url import DatabaseUrl
