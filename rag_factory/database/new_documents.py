@@ -111,7 +111,8 @@ def encode_document(document: NewDocument, dimensions: int | None) -> EncodedDoc
     metadata = _encode_names(document)
     rows = Rows()
     try:
-        digest = _encode_chunks(document, dimensions, rows, hashlib.sha256(metadata))
+        content = hashlib.sha256(encode_field(document.filename.encode()) + encode_field(metadata))
+        digest = _encode_chunks(document, dimensions, rows, content)
     except BaseException:
         rows.close()
         raise
