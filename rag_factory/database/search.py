@@ -109,11 +109,11 @@ class VectorOptions(TypedDict, total=False):
     iterative_scan: IterativeScan
 
 
-class VectorFilters(Filters, VectorOptions):
+class VectorFilters(Filters, VectorOptions, total=False):
     """Filters, and options of the index."""
 
 
-class HybridOptions(VectorFilters):
+class HybridOptions(VectorFilters, total=False):
     """The weights of the two lists, and how long each is: default four times the limit, at least 40."""
 
     vector_weight: float
