@@ -16,6 +16,7 @@ from rag_factory.database.new_documents import (
     NewDocument,
     beginning,
     encode_document,
+    is_storable,
 )
 from rag_factory.errors import DocumentError
 
@@ -153,7 +154,11 @@ class _Ingest:
     def _without_known(self, group: Sequence[NewDocument]) -> Iterator[NewDocument]:
         """Leave out those that are stored as they are, and those of no collection that is there."""
         collections = [document.collection_id for document in group]
-        paths = [document.source_path for document in group]
+        # Of one without a hash nothing can be known; one that can't be stored is told when its turn comes.
+        paths = [
+            document.source_path if document.content_hash is not None and is_storable(document) else None
+            for document in group
+        ]
         found = self._session.execute(self._find, {"collections": collections, "paths": paths})
         hashes: dict[int, str] = {row.position - 1: row.content_hash for row in found}
         wanted = {each for each in collections if each is not None}

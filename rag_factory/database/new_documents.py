@@ -120,6 +120,15 @@ def encode_document(document: NewDocument, dimensions: int | None) -> EncodedDoc
     return EncodedDocument(document, uuid4(), content_hash, metadata.decode(), rows)
 
 
+def is_storable(document: NewDocument) -> bool:
+    """Whether all but the chunks can be stored."""
+    try:
+        _encode_names(document)
+    except DocumentError:
+        return False
+    return True
+
+
 def beginning(document_id: UUID) -> bytes:
     """How each row of a document begins."""
     return _BEGINNING.pack(len(COLUMNS), len(document_id.bytes)) + document_id.bytes

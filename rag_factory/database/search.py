@@ -34,6 +34,7 @@ DEFAULT_LIMIT = 10
 LARGEST_LIMIT = 10_000
 # https://github.com/pgvector/pgvector#query-options: 40 is pgvector's default, 1000 its limit.
 DEFAULT_EF_SEARCH, LARGEST_EF_SEARCH = 100, 1000
+OVERFETCH = 4
 # Constant of reciprocal rank fusion: https://doi.org/10.1145/1571941.1572114
 RANK_CONSTANT = 60
 _OPERATORS: dict[Metric, str] = {"cosine": "<=>", "inner_product": "<#>", "l2": "<->"}
@@ -99,8 +100,9 @@ class VectorOptions(TypedDict, total=False):
 
     ef_search: how many candidates at a time, 1 to 1000; more find more and take longer. Default: twice the
         limit, at least 100.
-    iterative_scan: go on for as long as a filter has left too few: `strict_order` (default), `relaxed_order`
-        (faster, almost the nearest) or `off`. It ends after `hnsw.max_scan_tuples`, 20,000 by default.
+    iterative_scan: go on for as long as a filter has left too few: `relaxed_order` (default; finds more, and
+        what is found is sorted afterwards), `strict_order`, or `off`. It ends after `hnsw.max_scan_tuples`,
+        20,000 by default.
 
     They are set with SET LOCAL, so they hold for the rest of the session's transaction.
     """
@@ -150,8 +152,7 @@ def search_vector(
     rows = connection.exec_driver_sql(
         f"SELECT {_FIELDS.format(table='nearest')}, {_SCORES[metric]} AS score"
         f" FROM ({_nearest(metric, conditions)}) AS nearest JOIN documents USING (document_id)"
-        # A vector of zeros has no direction.
-        " WHERE distance <> 'NaN' ORDER BY distance, chunk_id",
+        " ORDER BY distance, chunk_id",
         parameters,
     )
     return [Hit(*row) for row in rows]
@@ -213,7 +214,7 @@ def search_hybrid(
     rows = connection.exec_driver_sql(
         "WITH by_vector AS MATERIALIZED ("
         " SELECT chunk_id, row_number() OVER (ORDER BY distance, chunk_id) AS rank"
-        f" FROM ({_nearest('cosine', conditions, 'chunk_id')}) AS nearest WHERE distance <> 'NaN'"
+        f" FROM ({_nearest('cosine', conditions, 'chunk_id')}) AS nearest"
         "), by_text AS MATERIALIZED ("
         " SELECT chunk_id, row_number() OVER (ORDER BY score DESC, chunk_id) AS rank"
         f" FROM ({_matching(conditions, 'chunk_id')}) AS matching"
@@ -232,10 +233,16 @@ def search_hybrid(
 
 
 def _nearest(metric: Metric, conditions: str, fields: str = _CHUNK) -> str:
-    """The query for the nearest chunks, in the form that the index can answer."""
+    """The query for the nearest chunks. Its inner part has the form that the index can answer."""
+    # Behind a filter the index gives what it comes across first: of more, the nearest are chosen. It also
+    # tells the planner better how far the index would have to be walked where the filter leaves few.
+    fetched = f"{OVERFETCH} * %(limit)s" if conditions else "%(limit)s"
     return (
+        f"SELECT {fields}, distance FROM ("
         f"SELECT {fields}, embedding {_OPERATORS[metric]} %(vector)s::vector AS distance FROM chunks"
-        f" WHERE embedding IS NOT NULL{conditions} ORDER BY distance LIMIT %(limit)s"
+        f" WHERE embedding IS NOT NULL{conditions} ORDER BY distance LIMIT {fetched}"
+        # A vector of zeros has no direction.
+        ") AS fetched WHERE distance <> 'NaN' ORDER BY distance, chunk_id LIMIT %(limit)s"
     )
 
 
@@ -274,7 +281,7 @@ def _read_options(limit: int, options: VectorOptions) -> dict[str, str]:
     if ef_search is None:
         ef_search = min(max(2 * limit, DEFAULT_EF_SEARCH), LARGEST_EF_SEARCH)
     _check_limit(ef_search, "ef_search", largest=LARGEST_EF_SEARCH)
-    scan = options.get("iterative_scan", "strict_order")
+    scan = options.get("iterative_scan", "relaxed_order")
     if scan not in get_args(IterativeScan):
         choices = ", ".join(get_args(IterativeScan))
         raise UsageError(f"The iterative_scan {scan!r} is not known.", fix=f"Use one of: {choices}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -34,7 +35,7 @@ WHO = text("SELECT pg_backend_pid()")
 
 
 def context(session: Session) -> tuple[str | None, ...]:
-    """Tenant and user of the session's transaction; PostgreSQL has '' for what was set before and is no more."""
+    """Tenant and user of the transaction; PostgreSQL keeps '' for what was set once and is no more."""
     return tuple(value or None for value in session.execute(CONTEXT).one())
 
 
@@ -49,11 +50,16 @@ def test_session_commits_at_its_end(open_database: Open, committing_database: En
         assert other.scalar(COUNT) == 1
 
 
+def fail(session: Session) -> None:
+    """Write, then raise KeyError."""
+    session.execute(ADD)
+    raise KeyError
+
+
 def test_session_rolls_back_when_an_exception_ends_it(open_database: Open) -> None:
     database = open_database()
     with pytest.raises(KeyError), database.session() as session:
-        session.execute(ADD)
-        raise KeyError
+        fail(session)
     with database.session() as session:
         assert session.scalar(COUNT) == 0
 
@@ -64,8 +70,7 @@ async def test_async_session_does_the_same(open_database: Open, committing_datab
             await session.execute(ADD)
         with pytest.raises(KeyError):
             async with database.async_session() as session:
-                await session.execute(ADD)
-                raise KeyError
+                await session.run_sync(fail)
     with committing_database.connect() as other:
         assert other.scalar(COUNT) == 1
 
@@ -127,12 +132,12 @@ def test_context_is_not_inherited_with_the_connection(
 ) -> None:
     database = open_database()
     first = second = None
-    try:
-        with database.session(tenant_id=TENANT, user_id=USER) as session:
-            first = session.scalar(WHO)
-            end(session)
-    except (DBAPIError, KeyError):
-        pass  # what this way of leaving is
+    with (
+        contextlib.suppress(DBAPIError, KeyError),  # some ways to leave are by these
+        database.session(tenant_id=TENANT, user_id=USER) as session,
+    ):
+        first = session.scalar(WHO)
+        end(session)
     with database.session() as session:
         second = session.scalar(WHO)
         assert context(session) == (None, None)
@@ -184,9 +189,14 @@ def test_read_only_session_refuses_to_write(open_database: Open) -> None:
         database.session(read_only=True) as session,
     ):
         session.execute(ADD)
-    with pytest.raises(InternalError, match="read-only"), database.session(read_only=True) as session:
+
+
+def test_read_only_session_is_so_after_a_raw_commit(open_database: Open) -> None:
+    with open_database().session(read_only=True) as session:
         session.execute(text("COMMIT"))
-        session.execute(ADD)
+        with pytest.raises(InternalError, match="read-only"):
+            session.execute(ADD)
+        session.rollback()
 
 
 def test_read_only_does_not_stay_with_the_connection(
@@ -301,8 +311,7 @@ def test_borrowed_connection_is_worked_on_by_savepoints(db_connection: Session) 
     with database.session() as session:
         session.execute(ADD)
     with pytest.raises(KeyError), database.session() as session:
-        session.execute(ADD)
-        raise KeyError
+        fail(session)
     assert db_connection.scalar(COUNT) == 1
     database.close()
     database.check_health()
