@@ -21,7 +21,7 @@ HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 NULL = b"\xff\xff\xff\xff"
 # More than this of one document goes to a temporary file.
-MEMORY_BYTES = 8_000_000
+MEMORY_BYTES = 4_000_000
 _LENGTH = struct.Struct(">i")
 
 
