@@ -99,42 +99,42 @@ def one_document(documents: int) -> Iterator[NewDocument]:
     yield NewDocument("all.md", chunks, source_path="docs/all.md")
 
 
-def copy_bare(url: DatabaseUrl) -> None:
+def copy_bare(url: DatabaseUrl, documents: Sequence[NewDocument]) -> None:
     """Store the same rows by psycopg's COPY alone, with pgvector's own adapter, in one transaction."""
     with psycopg.connect(url.plain) as connection:
         register_vector(connection)
         cursor = connection.cursor()
-        ids = [uuid4() for _ in range(DOCUMENTS)]
+        ids = [uuid4() for _ in documents]
         with cursor.copy(
             "COPY documents (document_id, filename, source_path, total_chunks, content_hash) FROM STDIN"
         ) as copy:
-            for number, document_id in enumerate(ids):
-                path = f"docs/{number}.md"
-                copy.write_row((document_id, f"{number}.md", path, CHUNKS_EACH, str(number)))
+            for number, (document_id, document) in enumerate(zip(ids, documents, strict=True)):
+                names = (document.filename, document.source_path)
+                copy.write_row((document_id, *names, CHUNKS_EACH, str(number)))
         empty = Jsonb({})
         with cursor.copy(f"COPY chunks ({', '.join(FIELDS)}) FROM STDIN WITH (FORMAT BINARY)") as copy:
             copy.set_types(TYPES)
-            for number, document_id in enumerate(ids):
-                rows = zip(texts(number), embeddings(number), strict=True)
-                for index, (text, embedding) in enumerate(rows):
-                    copy.write_row((document_id, uuid4(), None, index, 0, text, embedding, empty))
+            for document_id, document in zip(ids, documents, strict=True):
+                for index, chunk in enumerate(document.chunks):
+                    copy.write_row((document_id, uuid4(), None, index, 0, chunk.text, chunk.embedding, empty))
 
 
-def add_all(session: Session) -> None:
+def add_all(session: Session, documents: Sequence[NewDocument]) -> None:
     """Store the same rows by the ORM, in one transaction."""
     objects: list[Any] = []
-    for number in range(DOCUMENTS):
-        document = Document(
-            document_id=uuid4(), filename=f"{number}.md", source_path=f"docs/{number}.md",
+    for number, document in enumerate(documents):
+        row = Document(
+            document_id=uuid4(), filename=document.filename, source_path=document.source_path,
             total_chunks=CHUNKS_EACH, content_hash=str(number),
         )  # fmt: skip
-        session.add(document)
+        session.add(row)
         session.flush()
-        rows = zip(texts(number), embeddings(number), strict=True)
         objects += [
-            Chunk(document_id=document.document_id, chunk_index=index, text=text, embedding=embedding)
-            for index, (text, embedding) in enumerate(rows)
-        ]
+            Chunk(
+                document_id=row.document_id, chunk_index=index, text=chunk.text, embedding=chunk.embedding
+            )
+            for index, chunk in enumerate(document.chunks)
+        ]  # fmt: skip
         if len(objects) >= ORM_BATCH:
             session.add_all(objects)
             session.flush()

@@ -111,8 +111,11 @@ def _encode_array(values: Any) -> bytes:
     if values.ndim != 1:
         raise ValueError(f"has {values.ndim} axes instead of one")
     try:
-        with np.errstate(over="ignore"):  # becomes infinity, which is found next
-            numbers = values.astype(">f4", casting="same_kind" if values.dtype.kind == "f" else "unsafe")
+        if values.dtype == np.float32:
+            numbers = values.astype(">f4")
+        else:
+            with np.errstate(over="ignore"):  # becomes infinity, which is found next
+                numbers = values.astype(">f4")
     except (TypeError, ValueError) as error:
         raise ValueError("is not an array of numbers") from error
     if not np.isfinite(numbers).all():

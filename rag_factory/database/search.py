@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
-from rag_factory.database.encoding import (
-    BinaryVector,
-    accept_vectors,
-    encode_json,
-    encode_text,
-    encode_vector,
+from rag_factory.database.encoding import BinaryVector, accept_vectors, encode_vector
+from rag_factory.database.search_options import (
+    DEFAULT_LIMIT,
+    LARGEST_LIMIT,
+    Filters,
+    HybridOptions,
+    VectorFilters,
+    check_limit,
+    read_filters,
+    read_options,
+    read_query,
+    read_weights,
+    refuse_unknown,
 )
 from rag_factory.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
     from typing import Unpack
     from uuid import UUID
 
@@ -28,12 +33,7 @@ if TYPE_CHECKING:
     from rag_factory.database.encoding import Embedding
 
 Metric = Literal["cosine", "inner_product", "l2"]
-IterativeScan = Literal["strict_order", "relaxed_order", "off"]
 
-DEFAULT_LIMIT = 10
-LARGEST_LIMIT = 10_000
-# https://github.com/pgvector/pgvector#query-options: 40 is pgvector's default, 1000 its limit.
-DEFAULT_EF_SEARCH, LARGEST_EF_SEARCH = 100, 1000
 OVERFETCH = 4
 # Constant of reciprocal rank fusion: https://doi.org/10.1145/1571941.1572114
 RANK_CONSTANT = 60
@@ -83,46 +83,6 @@ class HybridHit(Hit):
     text_rank: int | None
 
 
-class Filters(TypedDict, total=False):
-    """What a chunk must be; of several, all.
-
-    collection_id: its document's collection. document_ids: one of these; none at all when empty.
-    metadata: what its metadata holds, as jsonb's @>: {"lang": "de"} finds {"lang": "de", "page": 3}.
-    """
-
-    collection_id: UUID | None
-    document_ids: Sequence[UUID] | None
-    metadata: Mapping[str, Any] | None
-
-
-class VectorOptions(TypedDict, total=False):
-    """How the HNSW index is searched.
-
-    ef_search: how many candidates at a time, 1 to 1000; more find more and take longer. Default: twice the
-        limit, at least 100.
-    iterative_scan: go on for as long as a filter has left too few: `relaxed_order` (default; finds more, and
-        what is found is sorted afterwards), `strict_order`, or `off`. It ends after `hnsw.max_scan_tuples`,
-        20,000 by default.
-
-    They are set with SET LOCAL, so they hold for the rest of the session's transaction.
-    """
-
-    ef_search: int | None
-    iterative_scan: IterativeScan
-
-
-class VectorFilters(Filters, VectorOptions, total=False):
-    """Filters, and options of the index."""
-
-
-class HybridOptions(VectorFilters, total=False):
-    """The weights of the two lists, and how long each is: default four times the limit, at least 40."""
-
-    vector_weight: float
-    text_weight: float
-    candidates: int | None
-
-
 def search_vector(
     session: Session,
     embedding: Embedding,
@@ -141,11 +101,12 @@ def search_vector(
     leave, which is exact.
     Raises UsageError: an argument is wrong; nothing was searched.
     """
-    _check_limit(limit)
+    refuse_unknown(options, VectorFilters)
+    check_limit(limit)
     if metric not in _OPERATORS:
         raise UsageError(f"The metric {metric!r} is not known.", fix=f"Use one of: {', '.join(_OPERATORS)}.")
-    settings = _read_options(limit, options)
-    conditions, parameters = _read_filters(options)
+    settings = read_options(limit, options)
+    conditions, parameters = read_filters(options)
     connection = _connect(session)
     parameters |= {"vector": _read_vector(connection, embedding, metric), "limit": limit}
     connection.exec_driver_sql(_SETTINGS, settings)
@@ -169,9 +130,10 @@ def search_text(
     compared within one query. A query of nothing but stop words finds nothing.
     Raises UsageError: an argument is wrong; nothing was searched.
     """
-    _check_limit(limit)
-    conditions, parameters = _read_filters(filters)
-    parameters |= {"query": _read_query(query), "limit": limit}
+    refuse_unknown(filters, Filters)
+    check_limit(limit)
+    conditions, parameters = read_filters(filters)
+    parameters |= {"query": read_query(query), "limit": limit}
     rows = _connect(session).exec_driver_sql(
         f"SELECT {_FIELDS.format(table='matching')}, score"
         f" FROM ({_matching(conditions)}) AS matching JOIN documents USING (document_id)"
@@ -192,21 +154,20 @@ def search_hybrid(
     """Find chunks by words and by embedding (cosine), those first that are far up in both lists.
 
     query, embedding, limit: as above. options: see HybridOptions, VectorOptions and Filters.
-    score: reciprocal rank fusion, the sum of weight / (60 + rank) over the lists that the chunk is on: above
-    0, at most (vector_weight + text_weight) / 61.
+    score: reciprocal rank fusion, the sum of weight / (60 + rank) over the lists that the chunk is on: 0 to
+    (vector_weight + text_weight) / 61.
     Raises UsageError: an argument is wrong; nothing was searched.
     """
-    _check_limit(limit)
+    refuse_unknown(options, HybridOptions)
+    check_limit(limit)
     candidates = options.get("candidates")
     if candidates is None:
         candidates = max(4 * limit, 40)
-    _check_limit(candidates, "candidates", largest=4 * LARGEST_LIMIT)
-    weights = (options.get("vector_weight", 1.0), options.get("text_weight", 1.0))
-    if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
-        raise UsageError(f"The weights {weights} are not two numbers from 0, one of them above it.")
-    settings = _read_options(candidates, options)
-    conditions, parameters = _read_filters(options)
-    parameters |= {"query": _read_query(query), "limit": candidates, "returned": limit}
+    check_limit(candidates, "candidates", largest=4 * LARGEST_LIMIT)
+    weights = read_weights(options)
+    settings = read_options(candidates, options)
+    conditions, parameters = read_filters(options)
+    parameters |= {"query": read_query(query), "limit": candidates, "returned": limit}
     parameters |= {"vector_weight": weights[0], "text_weight": weights[1]}
     connection = _connect(session)
     parameters["vector"] = _read_vector(connection, embedding, "cosine")
@@ -252,55 +213,6 @@ def _matching(conditions: str, fields: str = _CHUNK) -> str:
         f"SELECT {fields}, ts_rank_cd(search_vector, {_QUERY}, 32) AS score FROM chunks"
         f" WHERE search_vector @@ {_QUERY}{conditions} ORDER BY score DESC, chunk_id LIMIT %(limit)s"
     )
-
-
-def _read_filters(filters: Filters) -> tuple[str, dict[str, Any]]:
-    """The filters as conditions after others, and their values."""
-    conditions = ""
-    parameters: dict[str, Any] = {}
-    if (collection_id := filters.get("collection_id")) is not None:
-        conditions += (
-            " AND document_id IN (SELECT document_id FROM documents WHERE collection_id = %(collection_id)s)"
-        )
-        parameters["collection_id"] = collection_id
-    if (document_ids := filters.get("document_ids")) is not None:
-        conditions += " AND document_id = ANY(%(document_ids)s::uuid[])"
-        parameters["document_ids"] = list(document_ids)
-    if (metadata := filters.get("metadata")) is not None:
-        conditions += " AND metadata @> %(metadata)s::jsonb"
-        try:
-            parameters["metadata"] = encode_json(metadata).decode()
-        except ValueError as error:
-            raise UsageError(f"The metadata to filter by {error}.") from error
-    return conditions, parameters
-
-
-def _read_options(limit: int, options: VectorOptions) -> dict[str, str]:
-    """The settings of the index."""
-    ef_search = options.get("ef_search")
-    if ef_search is None:
-        ef_search = min(max(2 * limit, DEFAULT_EF_SEARCH), LARGEST_EF_SEARCH)
-    _check_limit(ef_search, "ef_search", largest=LARGEST_EF_SEARCH)
-    scan = options.get("iterative_scan", "relaxed_order")
-    if scan not in get_args(IterativeScan):
-        choices = ", ".join(get_args(IterativeScan))
-        raise UsageError(f"The iterative_scan {scan!r} is not known.", fix=f"Use one of: {choices}.")
-    return {"ef_search": str(ef_search), "iterative_scan": scan}
-
-
-def _read_query(query: str) -> str:
-    try:
-        encode_text(query)
-    except ValueError as error:
-        raise UsageError(f"The query {error}.") from error
-    if not query.strip():
-        raise UsageError("The query is empty.")
-    return query
-
-
-def _check_limit(number: int, name: str = "limit", largest: int = LARGEST_LIMIT) -> None:
-    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= largest:
-        raise UsageError(f"{name} is {number!r}, not a whole number from 1 to {largest}.")
 
 
 def _connect(session: Session) -> Connection:

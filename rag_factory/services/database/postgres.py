@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypedDict, TypeV
 from rag_factory.database import hierarchy, ingest, search
 from rag_factory.database.connection import DatabaseConnection
 from rag_factory.database.models import Document
+from rag_factory.database.search_options import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from rag_factory.database.config import DatabaseConfig
     from rag_factory.database.encoding import Embedding
+    from rag_factory.database.search_options import Filters, HybridOptions, VectorFilters
     from rag_factory.errors import DocumentError
 
 Parameters = ParamSpec("Parameters")
@@ -102,15 +104,15 @@ class PostgresqlDatabaseService:
         self,
         embedding: Embedding,
         *,
-        limit: int = search.DEFAULT_LIMIT,
+        limit: int = DEFAULT_LIMIT,
         metric: search.Metric = "cosine",
-        **options: Unpack[search.VectorFilters],
+        **options: Unpack[VectorFilters],
     ) -> list[search.Hit]:
         """Find the chunks whose embedding is nearest; see `search.search_vector`."""
         return await self._run(search.search_vector, embedding, limit=limit, metric=metric, **options)
 
     async def search_text(
-        self, query: str, *, limit: int = search.DEFAULT_LIMIT, **filters: Unpack[search.Filters]
+        self, query: str, *, limit: int = DEFAULT_LIMIT, **filters: Unpack[Filters]
     ) -> list[search.Hit]:
         """Find the chunks that hold the words of a query; see `search.search_text`."""
         return await self._run(search.search_text, query, limit=limit, **filters)
@@ -120,8 +122,8 @@ class PostgresqlDatabaseService:
         query: str,
         embedding: Embedding,
         *,
-        limit: int = search.DEFAULT_LIMIT,
-        **options: Unpack[search.HybridOptions],
+        limit: int = DEFAULT_LIMIT,
+        **options: Unpack[HybridOptions],
     ) -> list[search.HybridHit]:
         """Find chunks by words and by embedding; see `search.search_hybrid`."""
         return await self._run(search.search_hybrid, query, embedding, limit=limit, **options)

@@ -259,6 +259,17 @@ def test_wrong_argument_is_refused_before_any_search(
     assert session.scalar(text("SELECT 1")) == 1, "no statement failed"
 
 
+def test_mistyped_filter_is_refused(session: Session) -> None:
+    mistyped: Any = {"colection_id": uuid4()}
+    for search in (
+        lambda: search_vector(session, EAST, **mistyped),
+        lambda: search_text(session, "north", **mistyped),
+        lambda: search_hybrid(session, "north", EAST, **mistyped),
+    ):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'colection_id'"):
+            search()
+
+
 def test_wrong_metric_is_refused(session: Session) -> None:
     wrong: Any = "<=>"
     with pytest.raises(UsageError, match="metric '<=>' is not known"):
