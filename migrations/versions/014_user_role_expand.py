@@ -10,7 +10,8 @@ at no row that is there, and saves the last part a scan. Part two fills in the r
 puts the new column in the old one's place.
 
 The old roles were admin and client. A client becomes a user; an admin becomes the admin of its tenant or,
-where rows have no tenant, of all: that is what it was, so nobody gains a right.
+where rows have no tenant, of all: that is what it was, so nobody gains a right. A superadmin has no tenant,
+so a role that is confined to one can't make one.
 """
 
 from alembic import op
@@ -24,7 +25,9 @@ CREATE_TYPE = "CREATE TYPE user_role AS ENUM ('superadmin', 'tenant_admin', 'use
 ADD_COLUMN = """
 ALTER TABLE users
     ADD COLUMN new_role user_role,
-    ADD CONSTRAINT ck_users_new_role_not_null CHECK (new_role IS NOT NULL) NOT VALID
+    ADD CONSTRAINT ck_users_new_role_not_null CHECK (new_role IS NOT NULL) NOT VALID,
+    ADD CONSTRAINT ck_users_superadmin_has_no_tenant
+        CHECK (new_role <> 'superadmin' OR tenant_id IS NULL) NOT VALID
 """
 FILL_NEW_ROLE = """
 CREATE FUNCTION fill_users_new_role() RETURNS trigger

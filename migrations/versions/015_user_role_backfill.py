@@ -9,7 +9,7 @@ batch skips what is done, so after a crash or a lock timeout the migration is si
 the rows that are done and writes only the others. An update of the row is enough, since the trigger of part
 one works the value out: the rule is written in one place.
 
-The last step validates the check, with a lock under which others read and write on.
+The last steps validate the checks, with a lock under which others read and write on.
 """
 
 from alembic import op
@@ -42,6 +42,11 @@ END;
 $$
 """
 
+CHECKS = {
+    "ck_users_new_role_not_null": "new_role IS NOT NULL",
+    "ck_users_superadmin_has_no_tenant": "new_role <> 'superadmin' OR tenant_id IS NULL",
+}
+
 # The batches are one statement for the server; each of their own waits keeps its lock timeout.
 LIFT_TIMEOUT = """
 SELECT set_config('rag_factory.statement_timeout', current_setting('statement_timeout'), false),
@@ -56,13 +61,14 @@ def upgrade() -> None:
     with op.get_context().autocommit_block():
         op.execute(LIFT_TIMEOUT)
         op.execute(BACKFILL)
-        op.execute("ALTER TABLE users VALIDATE CONSTRAINT ck_users_new_role_not_null")
+        for check in CHECKS:
+            op.execute(f"ALTER TABLE users VALIDATE CONSTRAINT {check}")
         op.execute(RESTORE_TIMEOUT)
 
 
 def downgrade() -> None:
     # What was filled in stays until part one is taken back. Only that the check was validated is taken back.
-    op.execute(
-        "ALTER TABLE users DROP CONSTRAINT ck_users_new_role_not_null, "
-        "ADD CONSTRAINT ck_users_new_role_not_null CHECK (new_role IS NOT NULL) NOT VALID"
-    )
+    for name, check in CHECKS.items():
+        op.execute(
+            f"ALTER TABLE users DROP CONSTRAINT {name}, ADD CONSTRAINT {name} CHECK ({check}) NOT VALID"
+        )

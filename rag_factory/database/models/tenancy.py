@@ -68,6 +68,7 @@ class User(Timestamps, Base):
 
     __tablename__ = "users"
     __table_args__ = (
+        CheckConstraint("role <> 'superadmin' OR tenant_id IS NULL", name="superadmin_has_no_tenant"),
         CheckConstraint(r"email ~ '^[^@\s]+@[^@\s]+$'", name="email_is_address"),
         Index(
             "uq_users_email",
