@@ -108,6 +108,7 @@ def ingest(
     and all, under its old document_id. Processes that ingest the same document wait for each other, and it
     is stored once. Commits the session: before it asks a document for its chunks, which may take long to
     compute, and after each batch of some megabytes.
+    A role that row level security confines needs the right to temporary tables, which all have by default.
 
     on_progress: called now and then with what was done so far.
     on_error: called with what is wrong with a document, which is skipped.

@@ -160,8 +160,14 @@ def _encode_chunks(document: NewDocument, dimensions: int | None, rows: Rows, co
     index = -1
     for chunk in document.chunks:
         index = index + 1 if chunk.index is None else chunk.index
+        parent = -1 if chunk.parent is None else chunk.parent
         try:
             _check_place(chunk, index, levels)
+            place = (
+                _ID.pack(_UUID_BYTES, prefix, index)
+                + (NULL if chunk.parent is None else _ID.pack(_UUID_BYTES, prefix, parent))
+                + _PLACE.pack(4, index, 2, chunk.level)
+            )
             embedding = NULL
             if chunk.embedding is not None:
                 embedding = encode_field(_named("embedding", encode_embedding, chunk.embedding))
@@ -173,14 +179,11 @@ def _encode_chunks(document: NewDocument, dimensions: int | None, rows: Rows, co
             )
         except ValueError as error:
             raise DocumentError(document.name, index, str(error)) from error
+        except (TypeError, struct.error) as error:
+            what = "its index, its level or its parent is not a whole number"
+            raise DocumentError(document.name, index, what) from error
         levels[index] = chunk.level
-        parent = -1 if chunk.parent is None else chunk.parent
-        rows.append(
-            _ID.pack(_UUID_BYTES, prefix, index)
-            + (NULL if chunk.parent is None else _ID.pack(_UUID_BYTES, prefix, parent))
-            + _PLACE.pack(4, index, 2, chunk.level)
-            + stored
-        )
+        rows.append(place + stored)
         if document.content_hash is None:
             content.update(_CONTENT.pack(index, parent, chunk.level) + stored)
     if not levels:

@@ -181,7 +181,7 @@ def test_empty_descriptions_are_filled_and_others_kept(database_at: Make) -> Non
 
 
 def test_not_null_is_proved_by_the_check_without_a_scan(database_at: Make) -> None:
-    from rag_factory.database.connection import connect
+    from rag_factory.database.driver import connect
 
     for start, table, statement in (
         ("006", "collections", "ALTER COLUMN description SET NOT NULL"),

@@ -227,6 +227,8 @@ WRONG: list[tuple[list[NewChunk], str]] = [
     ([NewChunk("t", index=-1)], "chunk -1: its index is not from 0"),
     ([NewChunk("t", index=2**31)], f"chunk {2**31}: its index is not from 0"),
     ([NewChunk("t", level=4)], "chunk 0: its level 4 is not from 0 to 3"),
+    ([ANYTHING("t", level=0.5)], "chunk 0: its index, its level or its parent is not a whole number"),
+    ([ANYTHING("t", index="0")], "chunk 0: its index, its level or its parent is not a whole number"),
     ([NewChunk("t"), NewChunk("u", level=1, parent=5)], "chunk 1: its parent 5 is not among"),
     ([NewChunk("t", level=1, parent=0)], "chunk 0: its parent 0 is not among"),
     ([NewChunk("t", level=1), NewChunk("u", level=1, parent=0)], "chunk 1: its level 1 is not below level 1"),
