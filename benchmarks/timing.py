@@ -19,7 +19,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -167,11 +167,15 @@ def describe_machine(packages: Sequence[str], **further: str) -> dict[str, str]:
     }
 
 
-def parse_arguments(description: str | None) -> argparse.Namespace:
-    """Read --json and --repeat, which every benchmark has."""
+def parse_arguments(description: str | None, parts: Sequence[str] = ()) -> argparse.Namespace:
+    """Read --json and --repeat, which every benchmark has. parts: what --only may choose from."""
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="print JSON, with every single time")
     parser.add_argument("--repeat", type=int, default=21, metavar="ROUNDS", help="counted rounds (21)")
+    if parts:
+        parser.add_argument(
+            "--only", nargs="+", choices=parts, default=parts, metavar="PART", help=f"of {', '.join(parts)}"
+        )
     arguments = parser.parse_args()
     if arguments.repeat < FEWEST_ROUNDS:
         progress(f"warning: {arguments.repeat} rounds are too few to judge by; {FEWEST_ROUNDS} or more are")
@@ -180,7 +184,17 @@ def parse_arguments(description: str | None) -> argparse.Namespace:
     return arguments
 
 
-def report(machine: Mapping[str, str], figures: Sequence[Figure], *, as_json: bool) -> None:
+class Result(Protocol):
+    """What a report is made of."""
+
+    def as_markdown(self) -> str:
+        """The result as tables."""
+
+    def as_data(self) -> dict[str, Any]:
+        """The result for a machine."""
+
+
+def report(machine: Mapping[str, str], figures: Sequence[Result], *, as_json: bool) -> None:
     """Print the result, for people as the tables of README.md."""
     if as_json:
         print(json.dumps({"machine": machine, "figures": [each.as_data() for each in figures]}, indent=2))

@@ -36,6 +36,19 @@ class UsageError(RagFactoryError):
     exit_code = 2
 
 
+class DocumentError(RagFactoryError):
+    """A document can't be stored as it is given. Nothing of it was.
+
+    document: its source path, or its filename. chunk_index: the chunk at fault; None for the document itself.
+    """
+
+    def __init__(self, document: str, chunk_index: int | None, what: str, *, fix: str | None = None) -> None:
+        place = f"Document {document!r}" + ("" if chunk_index is None else f", chunk {chunk_index}")
+        super().__init__(f"{place}: {what}.", fix=fix)
+        self.document = document
+        self.chunk_index = chunk_index
+
+
 class NotReadyError(RagFactoryError):
     """The environment is not ready: settings, server, database or extension."""
 

@@ -73,6 +73,9 @@ class DatabaseConfig(BaseSettings):
     db_connect_timeout_seconds: int = Field(
         10, ge=2, le=_LONGEST_SECONDS, description="How long to wait for the server."
     )
+    db_prepare_statements: bool = Field(
+        True, description="Prepare repeated statements; false behind a PgBouncer that can't keep them."
+    )
     # PostgreSQL rounds to milliseconds, and reads 0 as no limit.
     db_lock_timeout_seconds: float = Field(
         5,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import errors, sql
 
-from rag_factory.database.connection import MAINTENANCE_DATABASES, connect, connect_maintenance, translate
+from rag_factory.database.driver import MAINTENANCE_DATABASES, connect, connect_maintenance, translate
 from rag_factory.errors import ExtensionError, RefusedError
 from rag_factory.migrate.state import check_pgvector
 

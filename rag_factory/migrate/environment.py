@@ -19,7 +19,7 @@ from sqlalchemy import Engine, NullPool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from rag_factory.database.config import DatabaseConfig
-from rag_factory.database.connection import APPLICATION_NAME, NO_ENVIRONMENT, translate
+from rag_factory.database.driver import APPLICATION_NAME, NO_ENVIRONMENT, translate
 from rag_factory.database.url import DatabaseUrl, scrub
 from rag_factory.errors import HistoryError, NotReadyError, RagFactoryError
 from rag_factory.migrate.project import Project

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from rag_factory.database.connection import connect, translate
+from rag_factory.database.driver import connect, translate
 from rag_factory.errors import LockedError
 
 if TYPE_CHECKING:

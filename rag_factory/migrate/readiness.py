@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rag_factory.database.config import PARTS, DatabaseConfig
-from rag_factory.database.connection import connect, connect_maintenance
+from rag_factory.database.driver import connect, connect_maintenance
 from rag_factory.errors import (
     ExtensionError,
     ProblemsError,

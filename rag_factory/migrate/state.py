@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import sql
 
-from rag_factory.database.connection import connect, translate
+from rag_factory.database.driver import connect, translate
 from rag_factory.errors import ExtensionError, ServerError
 
 if TYPE_CHECKING:

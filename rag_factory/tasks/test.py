@@ -32,7 +32,7 @@ def status(work: Workspace, json: bool = False) -> None:
     """List the test databases."""
     from time import time
 
-    from rag_factory.database.connection import connect
+    from rag_factory.database.driver import connect
     from rag_factory.testing.cleanup import describe
     from rag_factory.testing.place import find_place
 
@@ -70,7 +70,7 @@ def status(work: Workspace, json: bool = False) -> None:
 @command("clean")
 def clean(work: Workspace) -> None:
     """Drop all test databases that no run uses."""
-    from rag_factory.database.connection import connect
+    from rag_factory.database.driver import connect
     from rag_factory.testing.cleanup import clean as drop_unused
     from rag_factory.testing.place import find_place
 

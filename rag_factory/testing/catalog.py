@@ -165,6 +165,8 @@ def prepare_restore(connection: psycopg.Connection[Any]) -> None:
 
     To do so for each call would have the server plan all anew.
     """
+    # The name tells it from the application's own sessions.
+    connection.execute("SET application_name = 'rag-factory testing'")
     connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'".encode())
     if _one(connection, "SELECT has_parameter_privilege('session_replication_role', 'SET')"):
         connection.execute("SET session_replication_role = 'replica'")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import psycopg
 from psycopg import sql
 
-from rag_factory.database.connection import connect
+from rag_factory.database.driver import connect
 from rag_factory.errors import DatabaseMissingError, RagFactoryError
 from rag_factory.testing import catalog
 from rag_factory.testing.template import (

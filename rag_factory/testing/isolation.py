@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from rag_factory.database.connection import connect
+from rag_factory.database.driver import connect
 from rag_factory.errors import RagFactoryError
 from rag_factory.testing.catalog import OBJECTS, SCHEMA, prepare_restore
 

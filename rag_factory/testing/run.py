@@ -145,7 +145,7 @@ def _fail(run: Run, config: DatabaseConfig, error: Exception) -> None:
     run.place = run.template = run.keeper = None
     problem = error
     if not isinstance(error, RagFactoryError):
-        from rag_factory.database.connection import translate
+        from rag_factory.database.driver import translate
         from rag_factory.database.url import DatabaseUrl
 
         problem = translate(error, config.test_url or DatabaseUrl(database="postgres"))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import sql
 
-from rag_factory.database.connection import connect, translate
+from rag_factory.database.driver import connect, translate
 from rag_factory.errors import LockedError, RagFactoryError, SettingsError
 from rag_factory.testing import catalog
 

@@ -35,7 +35,7 @@ class Database:
         return self.runner.history
 
     def connect(self) -> psycopg.Connection[Any]:
-        from rag_factory.database.connection import connect
+        from rag_factory.database.driver import connect
 
         return connect(self.target.url)
 

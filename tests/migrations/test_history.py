@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from rag_factory.errors import RagFactoryError
 from rag_factory.migrate.history import History, Revision
 from rag_factory.migrate.project import Project
 
@@ -56,6 +57,26 @@ def test_up_down_up_gives_the_same_schema(revision: Revision, database_at: Calla
     assert back == [line for line in before if "alembic_version" not in line]
     database.runner.upgrade(revision.id)
     assert database.schema() == after
+
+
+@pytest.mark.parametrize(
+    "revision",
+    [revision for revision in REVISIONS if "autocommit_block" in revision.path.read_text(encoding="utf-8")],
+    ids=lambda revision: revision.id,
+)
+def test_revision_in_several_transactions_can_be_repeated(
+    revision: Revision, database_at: Callable[[str], Database]
+) -> None:
+    below = revision.parents[0]
+    database = database_at(below)
+    before = database.schema()
+    database.runner.upgrade(revision.id)
+    above = database.schema()
+    database.go_down(below)
+    assert crash_at_each_statement(lambda: database.runner.upgrade(revision.id)) > 1
+    assert database.schema() == above
+    crash_at_each_statement(lambda: database.go_down(below))
+    assert database.schema() == before
 
 
 def test_migrating_again_changes_nothing(database_at: Callable[[str], Database]) -> None:
@@ -112,8 +133,10 @@ def test_rows_survive_the_way_to_the_head_and_back(database_at: Callable[[str], 
     database = database_at("001")
     with database.connect() as connection:
         connection.execute(
-            "INSERT INTO documents (filename, metadata) "
-            "SELECT n || '.md', jsonb_build_object('n', n) FROM generate_series(1, 20) AS n"
+            "INSERT INTO documents (filename, source_path, status, metadata, updated_at) "
+            "SELECT n || '.md', nullif('/' || n, '/7'), "
+            "(ARRAY['pending', 'processing', 'completed', 'failed'])[1 + n % 4], "
+            "jsonb_build_object('n', n), '2020-02-20' FROM generate_series(1, 20) AS n"
         )
         connection.execute(
             "INSERT INTO chunks (document_id, chunk_index, text, embedding) "
@@ -127,9 +150,40 @@ def test_rows_survive_the_way_to_the_head_and_back(database_at: Callable[[str], 
         assert rows(connection) == before
 
 
+def crash_at_each_statement(migrate: Callable[[], object]) -> int:
+    """Fail before the first statement, then before the second of the next try, and so on to the end.
+
+    Returns the number of tries that failed.
+    """
+    from sqlalchemy import Engine, event
+
+    number, left = 0, 0
+
+    def count_down(*_: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise ConnectionError("the power went off")
+
+    event.listen(Engine, "before_cursor_execute", count_down)
+    try:
+        while True:
+            left = number + 1
+            try:
+                migrate()
+            except RagFactoryError as error:
+                if left > 0 or "the power went off" not in str(error):
+                    raise
+                number += 1
+            else:
+                return number
+    finally:
+        event.remove(Engine, "before_cursor_execute", count_down)
+
+
 def rows(connection: Any) -> list[Any]:
-    """All rows as text, without the columns that a trigger keeps."""
-    query = "SELECT to_jsonb(t) - 'updated_at' FROM {} AS t ORDER BY 1"
+    """All rows, and when they were last changed."""
+    query = "SELECT to_jsonb(t) FROM {} AS t ORDER BY 1"
     return [connection.execute(query.format(table)).fetchall() for table in ("documents", "chunks")]
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import DateTime, MetaData, func
+import sqlalchemy as sa
+from sqlalchemy import DateTime, Enum, Index, MetaData, func
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # With these, a constraint has the same name on every machine, and a revision can drop it by that name.
@@ -16,15 +20,21 @@ NAMING_CONVENTION = {
     "pk": "pk_%(table_name)s",
 }
 
+# A migration that fills in what follows from the rest of a row changes it for nobody: it says so by this
+# setting, in its own transactions only.
 UPDATE_UPDATED_AT = """
 CREATE OR REPLACE FUNCTION update_updated_at_column() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
-    NEW.updated_at = now();
+    IF current_setting('rag_factory.backfill', true) IS DISTINCT FROM 'on' THEN
+        NEW.updated_at = now();
+    END IF;
     RETURN NEW;
 END;
 $$
 """
+
+NEW_UUID = sa.text("gen_random_uuid()")
 
 
 class Base(DeclarativeBase):
@@ -38,6 +48,24 @@ class Timestamps:
 
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
+class Metadata:
+    """What an application wants to keep of a row. The attribute ends in `_`: Base has a `metadata`."""
+
+    metadata_: Mapped[dict[str, Any]] = mapped_column(
+        "metadata", JSONB, server_default=sa.text("'{}'::jsonb")
+    )
+
+
+def enum_of(kind: type[StrEnum], name: str) -> Enum:
+    """The type of a column that holds the values of an enum."""
+    return Enum(kind, name=name, values_callable=lambda members: [member.value for member in members])
+
+
+def tenant_key(table: str, key: str) -> Index:
+    """The unique index that lets a child refer to its parent and the parent's tenant together."""
+    return Index(f"uq_{table}_{key}_tenant_id", key, "tenant_id", unique=True)
 
 
 def updated_at_trigger(table: str) -> str:

@@ -1,66 +1,65 @@
-"""The asynchronous face of the database, for an application's request handlers."""
+"""The asynchronous face of the data layer, for an application's request handlers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypedDict, TypeVar
 
-from sqlalchemy import select, text
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
-
-from rag_factory.database.connection import NO_ENVIRONMENT
-from rag_factory.database.models import Chunk, Document
-from rag_factory.errors import SettingsError
+from rag_factory.database import hierarchy, ingest, search
+from rag_factory.database.connection import DatabaseConnection
+from rag_factory.database.models import Document
+from rag_factory.database.search_options import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable
+    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
+    from typing import Unpack
     from uuid import UUID
 
-    from sqlalchemy.ext.asyncio import AsyncConnection
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+    from sqlalchemy.orm import Session
 
     from rag_factory.database.config import DatabaseConfig
+    from rag_factory.database.encoding import Embedding
+    from rag_factory.database.search_options import Filters, HybridOptions, VectorFilters
+    from rag_factory.errors import DocumentError
 
-
-@dataclass(frozen=True)
-class Hit:
-    """A chunk that a search found. distance: cosine, 0 (same direction) to 2 (opposite)."""
-
-    chunk: Chunk
-    distance: float
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 
 class PostgresqlDatabaseService:
-    """Documents and their chunks. Use it with `async with`, which closes its engine.
+    """What the plain modules do, each call in an asynchronous session and a transaction of its own.
 
-    bind: an engine, or one connection whose transaction is somebody else's, as in a test.
+    Each method is documented where its work is done: `ingest`, `search` and `hierarchy`, which also take the
+    sessions of `DatabaseConnection` directly. To do several things in one transaction:
+
+        async with service.session() as session:
+            hits = await session.run_sync(search_text, "rollback")
+            section = await session.run_sync(expand, hits[0].chunk_id)
+
+    Use it with `async with`, which closes what it opened.
+    database: a DatabaseConnection; or somebody else's engine or connection, which stays open.
     """
 
-    def __init__(self, bind: AsyncEngine | AsyncConnection) -> None:
-        self._bind = bind
+    def __init__(self, database: DatabaseConnection | AsyncEngine | AsyncConnection) -> None:
+        if not isinstance(database, DatabaseConnection):
+            database = DatabaseConnection.on(database)
+        self._database = database
+        self._context = _Context()
 
     @classmethod
     def from_config(cls, config: DatabaseConfig) -> Self:
-        """A service on the settings' database, with a pool of their sizes.
+        """Make one on the settings' database. Raises SettingsError: DATABASE_URL is not set."""
+        return cls(DatabaseConnection(config))
 
-        Raises SettingsError: DATABASE_URL is not set.
-        """
-        if config.url is None:
-            raise SettingsError(
-                "DATABASE_URL is not set.", fix="Set it: invoke db.url shows the embedded one."
-            )
-        return cls(
-            create_async_engine(
-                "postgresql+psycopg://",
-                pool_pre_ping=True,
-                pool_size=config.db_pool_size,
-                max_overflow=config.db_max_overflow,
-                pool_timeout=config.db_pool_timeout_seconds,
-                connect_args=NO_ENVIRONMENT
-                | {"connect_timeout": config.db_connect_timeout_seconds}
-                | config.url.libpq,
-            )
-        )
+    def scoped(
+        self, *, tenant_id: UUID | None = None, user_id: UUID | None = None, read_only: bool = False
+    ) -> Self:
+        """The same service for one tenant and user, or for reading only: see `DatabaseConnection`."""
+        service = type(self)(self._database)
+        service._context = _Context(tenant_id=tenant_id, user_id=user_id, read_only=read_only)
+        return service
 
     async def __aenter__(self) -> Self:
         return self
@@ -68,36 +67,15 @@ class PostgresqlDatabaseService:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(self._bind, AsyncEngine):
-            await self._bind.dispose()
+        await self._database.aclose()
 
-    def session(self) -> AsyncSession:
-        """A session of its own, to be used with `async with`."""
-        return AsyncSession(bind=self._bind, join_transaction_mode="create_savepoint", expire_on_commit=False)
+    def session(self) -> AbstractAsyncContextManager[AsyncSession]:
+        """Lend a session for a block, which is one transaction."""
+        return self._database.async_session(**self._context)
 
     async def check_health(self) -> None:
-        """Make one round trip. Raises whatever the driver raises when the database doesn't answer."""
-        async with self.session() as session:
-            await session.execute(text("SELECT 1"))
-
-    async def add_document(
-        self, filename: str, chunks: Iterable[tuple[str, Sequence[float] | None]] = ()
-    ) -> UUID:
-        """Store a document and its chunks, in their order, in one transaction. Returns the document's id.
-
-        chunks: each a text and its embedding, float32, shape (DIMENSIONS,), or None.
-        """
-        async with self.session() as session, session.begin():
-            document = Document(filename=filename)
-            session.add(document)
-            await session.flush()
-            rows = [
-                Chunk(document_id=document.document_id, chunk_index=index, text=content, embedding=embedding)
-                for index, (content, embedding) in enumerate(chunks)
-            ]
-            session.add_all(rows)
-            document.total_chunks = len(rows)
-            return document.document_id
+        """Make one round trip. Raises RagFactoryError: the database doesn't answer."""
+        await self._database.async_check_health()
 
     async def get_document(self, document_id: UUID) -> Document | None:
         """The document of that id."""
@@ -106,19 +84,87 @@ class PostgresqlDatabaseService:
 
     async def delete_document(self, document_id: UUID) -> bool:
         """Delete a document with its chunks. Returns whether it was there."""
-        async with self.session() as session, session.begin():
-            document = await session.get(Document, document_id)
-            if document is None:
-                return False
-            await session.delete(document)
-            return True
-
-    async def search_chunks(self, embedding: Sequence[float], limit: int = 10) -> list[Hit]:
-        """The chunks nearest to an embedding, nearest first. embedding: float32, shape (DIMENSIONS,)."""
-        distance = Chunk.embedding.cosine_distance(embedding)
-        nearest = select(Chunk, distance).where(Chunk.embedding.is_not(None)).order_by(distance).limit(limit)
-        # The index gives no more rows than it considers, 40 unless it is told; 1000 is its limit.
-        considered = text("SELECT set_config('hnsw.ef_search', :number, true)")
         async with self.session() as session:
-            await session.execute(considered, {"number": str(min(max(limit, 40), 1000))})
-            return [Hit(chunk, float(value)) for chunk, value in await session.execute(nearest)]
+            document = await session.get(Document, document_id)
+            if document is not None:
+                await session.delete(document)
+            return document is not None
+
+    async def ingest(
+        self,
+        documents: Iterable[ingest.NewDocument],
+        *,
+        on_progress: Callable[[ingest.IngestReport], None] | None = None,
+        on_error: Callable[[DocumentError], None] | None = None,
+    ) -> ingest.IngestReport:
+        """Store documents; see `ingest.ingest`. The event loop waits while rows are encoded."""
+        return await self._run(ingest.ingest, documents, on_progress=on_progress, on_error=on_error)
+
+    async def search_vector(
+        self,
+        embedding: Embedding,
+        *,
+        limit: int = DEFAULT_LIMIT,
+        metric: search.Metric = "cosine",
+        **options: Unpack[VectorFilters],
+    ) -> list[search.Hit]:
+        """Find the chunks whose embedding is nearest; see `search.search_vector`."""
+        return await self._run(search.search_vector, embedding, limit=limit, metric=metric, **options)
+
+    async def search_text(
+        self, query: str, *, limit: int = DEFAULT_LIMIT, **filters: Unpack[Filters]
+    ) -> list[search.Hit]:
+        """Find the chunks that hold the words of a query; see `search.search_text`."""
+        return await self._run(search.search_text, query, limit=limit, **filters)
+
+    async def search_hybrid(
+        self,
+        query: str,
+        embedding: Embedding,
+        *,
+        limit: int = DEFAULT_LIMIT,
+        **options: Unpack[HybridOptions],
+    ) -> list[search.HybridHit]:
+        """Find chunks by words and by embedding; see `search.search_hybrid`."""
+        return await self._run(search.search_hybrid, query, embedding, limit=limit, **options)
+
+    async def ancestors(self, chunk_id: UUID, *, max_depth: int = hierarchy.DEEPEST) -> list[hierarchy.Node]:
+        """The chunk's parent, its parent, and so on; see `hierarchy.ancestors`."""
+        return await self._run(hierarchy.ancestors, chunk_id, max_depth=max_depth)
+
+    async def descendants(
+        self, chunk_id: UUID, *, max_depth: int = hierarchy.DEEPEST
+    ) -> list[hierarchy.Node]:
+        """All that is below a chunk, by depth; see `hierarchy.descendants`."""
+        return await self._run(hierarchy.descendants, chunk_id, max_depth=max_depth)
+
+    async def siblings(self, chunk_id: UUID) -> list[hierarchy.Node]:
+        """The other chunks of the same parent; see `hierarchy.siblings`."""
+        return await self._run(hierarchy.siblings, chunk_id)
+
+    async def subtree(self, chunk_id: UUID, *, max_depth: int = hierarchy.DEEPEST) -> list[hierarchy.Node]:
+        """A chunk and all that is below it in document order; see `hierarchy.subtree`."""
+        return await self._run(hierarchy.subtree, chunk_id, max_depth=max_depth)
+
+    async def expand(self, chunk_id: UUID, *, levels: int = 1) -> hierarchy.Section:
+        """Widen a chunk to the section around it; see `hierarchy.expand`."""
+        return await self._run(hierarchy.expand, chunk_id, levels=levels)
+
+    async def find_problems(self, document_id: UUID | None = None) -> list[hierarchy.Problem]:
+        """What is wrong with the hierarchy; see `hierarchy.find_problems`."""
+        return await self._run(hierarchy.find_problems, document_id)
+
+    async def _run(
+        self,
+        function: Callable[Concatenate[Session, Parameters], Result],
+        *arguments: Parameters.args,
+        **options: Parameters.kwargs,
+    ) -> Result:
+        async with self.session() as session:
+            return await session.run_sync(function, *arguments, **options)
+
+
+class _Context(TypedDict, total=False):
+    tenant_id: UUID | None
+    user_id: UUID | None
+    read_only: bool

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from rag_factory.database.connection import connect
+from rag_factory.database.driver import connect
 
 if TYPE_CHECKING:
     from rag_factory.database.url import DatabaseUrl
@@ -29,3 +31,10 @@ def test_command_line_is_not_redirected(cli: CommandLine) -> None:
     assert created.returncode == 0, created.stderr
     migrated = cli.invoke("db.migrate", PGHOSTADDR="10.255.255.1", PGPORT="1")
     assert migrated.returncode == 0, migrated.stderr
+
+
+def test_driver_is_loaded_without_sqlalchemy() -> None:
+    """Every task that looks at a database starts by it."""
+    code = "import rag_factory.database.driver, sys; print('sqlalchemy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

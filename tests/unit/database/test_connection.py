@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from rag_factory.database.config import DatabaseConfig
-from rag_factory.database.connection import connect
+from rag_factory.database.driver import connect
 from rag_factory.database.models import Document
 from rag_factory.database.url import DatabaseUrl
 from rag_factory.errors import DatabaseMissingError, NotReadyError, ServerError, SettingsError
