@@ -64,14 +64,8 @@ def lint(session: nox.Session) -> None:
     session.run("lint-imports", "--no-logo")
     session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflow_files())
     session.run("check-jsonschema", "--builtin-schema", "vendor.dependabot", ".github/dependabot.yml")
+    session.run("actionlint")
     session.run("zizmor", "--offline", "--quiet", "--pedantic", ".github")
-
-
-@nox.session
-def workflows(session: nox.Session) -> None:
-    """Check the workflows' expressions and shell lines; not part of lint: see the group in pyproject.toml."""
-    session.install(*dependencies("workflows"))
-    session.run("actionlint", *session.posargs)
 
 
 @nox.session

@@ -157,7 +157,7 @@ def test_a_killed_worker_is_replaced_and_its_successor_gets_a_database(checkout:
     assert list(result.outcomes.values()).count("passed") == 5
     checkout.write_test("def test_next(db_connection):\n    pass\n")
     checkout.pytest("-n", "2", "--dist", "each").assert_passed()
-    assert checkout.databases("_f") == set()
+    assert checkout.databases(r"_f\d+$") == set()
     assert checkout.databases("^(?!ragt_)") <= {checkout.worker(slot) for slot in range(4)}
 
 
@@ -194,7 +194,7 @@ def start_waiting(checkout: Checkout, *arguments: str) -> tuple[subprocess.Popen
     checkout.write("wait", "")
     run = checkout.start(*arguments)
     (waiting,) = wait_until(lambda: list(checkout.root.glob("waiting-*")), "the test to wait")
-    assert checkout.databases("_f") == {f"{checkout.worker()}_f0"}
+    assert checkout.databases(r"_f\d+$") == {f"{checkout.worker()}_f0"}
     return run, int(waiting.name.partition("-")[2])
 
 
