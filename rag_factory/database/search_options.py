@@ -108,7 +108,7 @@ def read_options(limit: int, options: VectorOptions) -> dict[str, str]:
     return {
         "hnsw.ef_search": str(ef_search),
         "hnsw.iterative_scan": scan,
-        # A plan for these very filters: one for any would use the index also where they leave next to nothing.
+        # A plan for these very filters: one for any would use the index also where they leave few.
         "plan_cache_mode": "force_custom_plan",
     }
 
