@@ -8,6 +8,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -150,6 +151,9 @@ def replay(
     began = time.perf_counter()
     for vector in vectors:
         for statement, parameters in statements:
+            if not parameters:
+                connection.execute(statement.encode())
+                continue
             values = {
                 name: vector if isinstance(value, BinaryVector) else value
                 for name, value in parameters.items()
@@ -203,13 +207,14 @@ def store(
 
 def peak_megabytes() -> float:
     """The most memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
+    if sys.platform == "linux":  # where getrusage counts what the parent had as well
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
 
 
 def main() -> None:
     documents, chunks = map(int, sys.argv[1:])
-    from pathlib import Path
-
     config = DatabaseConfig.load(Path(__file__).parent.parent)
     with DatabaseConnection(config, url=DatabaseUrl.parse(sys.stdin.read())) as database:
         some = chunks // CHUNKS_EACH

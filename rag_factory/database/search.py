@@ -23,6 +23,7 @@ from rag_factory.database.search_options import (
 from rag_factory.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Unpack
     from uuid import UUID
 
@@ -45,12 +46,6 @@ _CHUNK = "chunk_id, document_id, chunk_index, text, metadata, parent_chunk_id, h
 _FIELDS = (
     "chunk_id, document_id, chunk_index, text, {table}.metadata, parent_chunk_id, hierarchy_level,"
     " filename, source_path"
-)
-# A plan made for this very filter: one for any would search the index also where it finds next to nothing.
-_SETTINGS = (
-    "SELECT set_config('hnsw.ef_search', %(ef_search)s, true),"
-    " set_config('hnsw.iterative_scan', %(iterative_scan)s, true),"
-    " set_config('plan_cache_mode', 'force_custom_plan', true)"
 )
 _MINUS_ZERO = b"\x80\0\0\0"
 _DIMENSIONS = (
@@ -109,13 +104,13 @@ def search_vector(
     conditions, parameters = read_filters(options)
     connection = _connect(session)
     parameters |= {"vector": _read_vector(connection, embedding, metric), "limit": limit}
-    connection.exec_driver_sql(_SETTINGS, settings)
+    _set(connection, settings)
     rows = connection.exec_driver_sql(
         f"SELECT {_FIELDS.format(table='nearest')}, {_SCORES[metric]} AS score"
         f" FROM ({_nearest(metric, conditions)}) AS nearest JOIN documents USING (document_id)"
-        " ORDER BY distance, chunk_id",
+        " ORDER BY distance + 0, chunk_id",
         parameters,
-    )
+    ).all()  # fetched one by one they cost more
     return [Hit(*row) for row in rows]
 
 
@@ -134,11 +129,15 @@ def search_text(
     check_limit(limit)
     conditions, parameters = read_filters(filters)
     parameters |= {"query": read_query(query), "limit": limit}
-    rows = _connect(session).exec_driver_sql(
-        f"SELECT {_FIELDS.format(table='matching')}, score"
-        f" FROM ({_matching(conditions)}) AS matching JOIN documents USING (document_id)"
-        " ORDER BY score DESC, chunk_id",
-        parameters,
+    rows = (
+        _connect(session)
+        .exec_driver_sql(
+            f"SELECT {_FIELDS.format(table='matching')}, score"
+            f" FROM ({_matching(conditions)}) AS matching JOIN documents USING (document_id)"
+            " ORDER BY score DESC, chunk_id",
+            parameters,
+        )
+        .all()
     )
     return [Hit(*row) for row in rows]
 
@@ -171,7 +170,7 @@ def search_hybrid(
     parameters |= {"vector_weight": weights[0], "text_weight": weights[1]}
     connection = _connect(session)
     parameters["vector"] = _read_vector(connection, embedding, "cosine")
-    connection.exec_driver_sql(_SETTINGS, settings)
+    _set(connection, settings)
     rows = connection.exec_driver_sql(
         "WITH by_vector AS MATERIALIZED ("
         " SELECT chunk_id, row_number() OVER (ORDER BY distance, chunk_id) AS rank"
@@ -189,7 +188,7 @@ def search_hybrid(
         " FROM fused JOIN chunks USING (chunk_id) JOIN documents USING (document_id)"
         " ORDER BY score DESC, chunk_id",
         parameters,
-    )
+    ).all()
     return [HybridHit(*row) for row in rows]
 
 
@@ -202,8 +201,8 @@ def _nearest(metric: Metric, conditions: str, fields: str = _CHUNK) -> str:
         f"SELECT {fields}, distance FROM ("
         f"SELECT {fields}, embedding {_OPERATORS[metric]} %(vector)s::vector AS distance FROM chunks"
         f" WHERE embedding IS NOT NULL{conditions} ORDER BY distance LIMIT {fetched}"
-        # A vector of zeros has no direction.
-        ") AS fetched WHERE distance <> 'NaN' ORDER BY distance, chunk_id LIMIT %(limit)s"
+        # A vector of zeros has no direction. + 0: sort all of them, and don't believe that the index has.
+        ") AS fetched WHERE distance <> 'NaN' ORDER BY distance + 0, chunk_id LIMIT %(limit)s"
     )
 
 
@@ -213,6 +212,12 @@ def _matching(conditions: str, fields: str = _CHUNK) -> str:
         f"SELECT {fields}, ts_rank_cd(search_vector, {_QUERY}, 32) AS score FROM chunks"
         f" WHERE search_vector @@ {_QUERY}{conditions} ORDER BY score DESC, chunk_id LIMIT %(limit)s"
     )
+
+
+def _set(connection: Connection, settings: Mapping[str, str]) -> None:
+    """Set what the index is searched with, all in one round trip, until the transaction ends."""
+    statements = "; ".join(f"SET LOCAL {name} = {value}" for name, value in settings.items())
+    connection.exec_driver_sql(statements, execution_options={"no_parameters": True})
 
 
 def _connect(session: Session) -> Connection:

@@ -96,7 +96,7 @@ def read_weights(options: HybridOptions) -> tuple[float, float]:
 
 
 def read_options(limit: int, options: VectorOptions) -> dict[str, str]:
-    """The settings of the index."""
+    """The settings to search with; their values are safe to be written into a statement."""
     ef_search = options.get("ef_search")
     if ef_search is None:
         ef_search = min(max(2 * limit, DEFAULT_EF_SEARCH), LARGEST_EF_SEARCH)
@@ -105,7 +105,12 @@ def read_options(limit: int, options: VectorOptions) -> dict[str, str]:
     if scan not in get_args(IterativeScan):
         choices = ", ".join(get_args(IterativeScan))
         raise UsageError(f"The iterative_scan {scan!r} is not known.", fix=f"Use one of: {choices}.")
-    return {"ef_search": str(ef_search), "iterative_scan": scan}
+    return {
+        "hnsw.ef_search": str(ef_search),
+        "hnsw.iterative_scan": scan,
+        # A plan for these very filters: one for any would use the index also where they leave few.
+        "plan_cache_mode": "force_custom_plan",
+    }
 
 
 def read_query(query: str) -> str:

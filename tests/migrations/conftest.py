@@ -39,6 +39,12 @@ class Database:
 
         return connect(self.target.url)
 
+    def execute(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Run one statement and commit it; the rows it gives, if any."""
+        with self.connect() as connection:
+            cursor = connection.execute(statement.encode(), values or None)
+            return cursor.fetchall() if cursor.description else []
+
     def schema(self) -> tuple[str, ...]:
         from rag_factory.migrate.schema import read_schema
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 import pytest
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 ROWS = 2500
 BATCH = 1000
-TENANT = UUID(int=7)
 
 NUMBERS = f"generate_series(1, {ROWS}) AS n"
 INSERT = {
@@ -48,34 +46,26 @@ FILLED_BACK = {
 }
 
 
-def execute(database: Database, statement: str, *values: Any) -> list[Any]:
-    with database.connect() as connection:
-        cursor = connection.execute(statement.encode(), values or None)
-        return cursor.fetchall() if cursor.description else []
-
-
 def key(table: str) -> str:
     return f"{table.removesuffix('s')}_id"
 
 
 def break_last_row(database: Database, table: str) -> None:
     """Have every write of the row that comes last fail, as a crash in the last batch would."""
-    last = execute(database, f"SELECT {key(table)} FROM {table} ORDER BY 1 DESC LIMIT 1")[0][0]
-    execute(
-        database,
+    last = database.execute(f"SELECT {key(table)} FROM {table} ORDER BY 1 DESC LIMIT 1")[0][0]
+    database.execute(
         "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS "
         "$$ BEGIN RAISE EXCEPTION 'the power went off'; END; $$",
     )
-    execute(
-        database,
+    database.execute(
         f"CREATE TRIGGER fail BEFORE UPDATE ON {table} FOR EACH ROW "
         f"WHEN (OLD.{key(table)} = '{last}') EXECUTE FUNCTION fail()",
     )
 
 
 def mend(database: Database, table: str) -> None:
-    execute(database, f"DROP TRIGGER fail ON {table}")
-    execute(database, "DROP FUNCTION fail()")
+    database.execute(f"DROP TRIGGER fail ON {table}")
+    database.execute("DROP FUNCTION fail()")
 
 
 def writers(connection: psycopg.Connection[Any], table: str, done: str) -> dict[str, int]:
@@ -104,7 +94,7 @@ def test_rows_are_filled_in_batches_that_are_committed(database_at: Make, revisi
 def test_filling_goes_on_after_a_crash(database_at: Make, revision: str) -> None:
     start, table, done = FILLED[revision]
     database = database_at(start)
-    execute(database, INSERT[table])
+    database.execute(INSERT[table])
     break_last_row(database, table)
     with pytest.raises(RagFactoryError, match="the power went off"):
         database.runner.upgrade(revision)
@@ -123,8 +113,8 @@ def test_filling_goes_on_after_a_crash(database_at: Make, revision: str) -> None
 def test_way_back_goes_on_after_a_crash(database_at: Make, revision: str) -> None:
     table, done, done_at_last = FILLED_BACK[revision]
     database = database_at(revision)
-    execute(database, INSERT[table])
-    before = execute(database, f"SELECT max(updated_at) FROM {table}")
+    database.execute(INSERT[table])
+    before = database.execute(f"SELECT max(updated_at) FROM {table}")
     whole = database.schema()
     parent = database.history.revisions[revision].parents[0]
     break_last_row(database, table)
@@ -136,8 +126,8 @@ def test_way_back_goes_on_after_a_crash(database_at: Make, revision: str) -> Non
     assert max(kept.values()) <= BATCH
     mend(database, table)
     database.go_down(parent)
-    assert execute(database, f"SELECT count(*) FROM {table} WHERE {done_at_last}") == [(ROWS,)]
-    assert execute(database, f"SELECT max(updated_at) FROM {table}") == before
+    assert database.execute(f"SELECT count(*) FROM {table} WHERE {done_at_last}") == [(ROWS,)]
+    assert database.execute(f"SELECT max(updated_at) FROM {table}") == before
     database.runner.upgrade(revision)
     assert database.schema() == whole
 
@@ -159,25 +149,11 @@ def test_way_back_goes_on_after_a_crash(database_at: Make, revision: str) -> Non
 def test_tables_are_not_rewritten(database_at: Make, start: str, end: str, table: str) -> None:
     database = database_at(start)
     file = "SELECT relfilenode FROM pg_class WHERE oid = %s::regclass"
-    before = execute(database, file, table)
+    before = database.execute(file, table)
     database.runner.upgrade(end)
-    assert execute(database, file, table) == before
+    assert database.execute(file, table) == before
     database.go_down(start)
-    assert execute(database, file, table) == before
-
-
-def test_empty_descriptions_are_filled_and_others_kept(database_at: Make) -> None:
-    database = database_at("005")
-    given = {"null": "NULL", "empty": "''", "spaces": "'  '", "others": r"E' \t\r\n\f'", "text": "' kept '"}
-    for name, description in given.items():
-        execute(database, f"INSERT INTO collections (name, description) VALUES ('{name}', {description})")
-    # The smallest key there is.
-    execute(database, f"INSERT INTO collections (collection_id, name) VALUES ('{UUID(int=0)}', 'first')")
-    database.runner.upgrade("006")
-    found = dict(execute(database, "SELECT name, description FROM collections"))
-    assert found.pop("text") == " kept "
-    assert set(found.values()) == {"No description"}
-    assert len(found) == 5
+    assert database.execute(file, table) == before
 
 
 def test_not_null_is_proved_by_the_check_without_a_scan(database_at: Make) -> None:
@@ -197,117 +173,3 @@ def test_not_null_is_proved_by_the_check_without_a_scan(database_at: Make) -> No
             connection.execute("SET client_min_messages = debug1")
             connection.execute(f"ALTER TABLE {table} {statement}".encode())
         assert any("are sufficient to prove that it does not contain nulls" in (text or "") for text in said)
-
-
-def test_what_is_there_belongs_to_no_tenant(database_at: Make) -> None:
-    database = database_at("007")
-    # Even where the migrator's own sessions have a tenant.
-    execute(
-        database, f"ALTER DATABASE \"{database.target.url.database}\" SET app.current_tenant_id = '{TENANT}'"
-    )
-    execute(database, "INSERT INTO documents (filename) VALUES ('old.md')")
-    execute(database, f"INSERT INTO tenants (tenant_id, name) VALUES ('{TENANT}', 'a tenant')")
-    database.runner.upgrade("008")
-    execute(database, "INSERT INTO documents (filename) VALUES ('new.md')")
-    assert dict(execute(database, "SELECT filename, tenant_id FROM documents")) == {
-        "old.md": None,
-        "new.md": TENANT,
-    }
-
-
-def test_old_roles_become_new_ones_and_come_back(database_at: Make) -> None:
-    database = database_at("013")
-    execute(database, f"INSERT INTO tenants (tenant_id, name) VALUES ('{TENANT}', 'a tenant')")
-    execute(
-        database,
-        "INSERT INTO users (email, role, tenant_id) VALUES ('root@x', 'admin', NULL), ('lone@x', 'client', "
-        f"NULL), ('boss@x', 'admin', '{TENANT}'), ('anna@x', 'client', '{TENANT}')",
-    )
-    query = "SELECT to_jsonb(users) FROM users ORDER BY email"
-    before = execute(database, query)
-    database.runner.upgrade("016")
-    assert dict(execute(database, "SELECT email, role::text FROM users")) == {
-        "root@x": "superadmin",
-        "lone@x": "user",
-        "boss@x": "tenant_admin",
-        "anna@x": "user",
-    }
-    database.go_down("013")
-    assert execute(database, query) == before
-
-
-def test_running_application_may_write_old_roles_meanwhile(database_at: Make) -> None:
-    database = database_at("013")
-    execute(database, "INSERT INTO users (email) VALUES ('before@x'), ('changed@x')")
-    database.runner.upgrade("014")
-    execute(database, "INSERT INTO users (email, role) VALUES ('between@x', 'admin')")
-    execute(database, "UPDATE users SET role = 'admin' WHERE email = 'changed@x'")
-    database.runner.upgrade("015")
-    execute(database, "INSERT INTO users (email) VALUES ('after@x')")
-    database.runner.upgrade("016")
-    assert dict(execute(database, "SELECT email, role::text FROM users")) == {
-        "before@x": "user",
-        "changed@x": "superadmin",
-        "between@x": "superadmin",
-        "after@x": "user",
-    }
-
-
-def test_statuses_become_an_enum_and_come_back(database_at: Make) -> None:
-    database = database_at("016")
-    statuses = ["pending", "processing", "completed", "failed"]
-    for status in statuses:
-        execute(database, f"INSERT INTO documents (filename, status) VALUES ('{status}', '{status}')")
-    query = "SELECT to_jsonb(documents) FROM documents ORDER BY filename"
-    before = execute(database, query)
-    database.runner.upgrade("017")
-    execute(database, "INSERT INTO documents (filename, status) VALUES ('between', 'failed')")
-    database.runner.upgrade("019")
-    assert dict(execute(database, "SELECT filename, status::text FROM documents")) == {
-        **{status: status for status in statuses},
-        "between": "failed",
-    }
-    execute(database, "DELETE FROM documents WHERE filename = 'between'")
-    database.go_down("016")
-    assert execute(database, query) == before
-
-
-def test_unknown_status_is_refused_before_anything_is_changed(database_at: Make) -> None:
-    database = database_at("016")
-    execute(database, "INSERT INTO documents (filename, status) VALUES ('a', 'done'), ('b', 'failed')")
-    before = database.schema()
-    with pytest.raises(
-        RagFactoryError, match=r"documents\.status holds 'done', and .* migrate again.*at 016"
-    ):
-        database.runner.upgrade("019")
-    assert database.schema() == before
-    execute(database, "UPDATE documents SET status = 'completed' WHERE status = 'done'")
-    database.runner.upgrade("019")
-
-
-def test_duplicate_sources_are_refused_before_the_index_is_built(database_at: Make) -> None:
-    database = database_at("021")
-    execute(database, "INSERT INTO documents (filename, source_path) VALUES ('a', '/a'), ('b', '/a')")
-    execute(database, "INSERT INTO documents (filename) VALUES ('no path'), ('no path')")
-    before = database.schema()
-    with pytest.raises(RagFactoryError, match=r"1 paths .* such as /a\. Delete the older ones"):
-        database.runner.upgrade("022")
-    assert database.schema() == before
-    execute(database, "DELETE FROM documents WHERE filename = 'b'")
-    database.runner.upgrade("022")
-
-
-def test_chunk_of_an_old_document_is_found_by_its_words(database_at: Make) -> None:
-    database = database_at("023")
-    execute(
-        database,
-        "WITH document AS (INSERT INTO documents (filename) VALUES ('a.md') RETURNING document_id) "
-        "INSERT INTO chunks (document_id, chunk_index, text) SELECT document_id, 0, 'Running foxes' "
-        "FROM document",
-    )
-    database.runner.upgrade("026")
-    found = "SELECT count(*) FROM chunks WHERE search_vector @@ to_tsquery('english', %s)"
-    assert execute(database, found, "fox & run") == [(1,)]
-    execute(database, "UPDATE chunks SET text = 'sleeping dogs'")
-    assert execute(database, found, "fox") == [(0,)]
-    assert execute(database, found, "dog") == [(1,)]

@@ -54,7 +54,7 @@ DECLARE
     hidden text[];
     changed text[];
 BEGIN
-    IF (SELECT relowner FROM pg_class WHERE oid = TG_RELID) <> current_user::regrole THEN
+    IF (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = TG_RELID) <> current_user THEN
         RAISE insufficient_privilege USING MESSAGE =
             format('audit_row_change() serves tables of %I only, not %s', current_user, TG_RELID::regclass);
     END IF;
@@ -72,12 +72,15 @@ BEGIN
             RETURN NULL;
         END IF;
     END IF;
-    SELECT coalesce(array_agg(attname::text), '{}') INTO hidden
-    FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
-    WHERE attrelid = TG_RELID AND attnum > 0 AND NOT attisdropped
-      AND (typname IN ('vector', 'halfvec', 'sparsevec', 'tsvector')
-           OR attname ~* '(password|passwd|passphrase|secret|credential|api_?key|private_?key|salt)'
-           OR attname ~* '(^|_)(otp|pin|token)(_hash)?$');
+    -- Types with such an id come with extensions and with the project.
+    SELECT coalesce(array_agg(attname::text), '{}') INTO hidden FROM pg_attribute
+    WHERE attrelid = TG_RELID AND attnum > 0 AND (
+        attname ~* 'passw|passphrase|secret|credential|api_?key|private_?key|salt'
+        OR attname ~* '(^|_)(otp|pin|token)(_hash)?$'
+        OR atttypid = 'tsvector'::regtype
+        OR atttypid >= 16384 AND (SELECT typname FROM pg_type WHERE pg_type.oid = atttypid)
+            IN ('vector', 'halfvec', 'sparsevec')
+    );
     EXECUTE format(
         'INSERT INTO %I.audit_logs (tenant_id, user_id, database_role, table_name, row_id, action, '
         'old_row, new_row, changed_columns) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)', TG_TABLE_SCHEMA
@@ -94,7 +97,7 @@ $$
 
 REFUSE_AUDIT_CHANGE = """
 CREATE OR REPLACE FUNCTION refuse_audit_change() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT pg_has_role(current_user, (SELECT relowner FROM pg_class WHERE oid = TG_RELID), 'USAGE') THEN
         RAISE insufficient_privilege USING MESSAGE =

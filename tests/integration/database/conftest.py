@@ -75,20 +75,26 @@ def rows_of_all(db_connection: Session) -> Session:
             connection.execute(
                 "INSERT INTO tenants (tenant_id, name) VALUES (%s, %s)", (tenant, f"tenant {number}")
             )
-        ids = {name: UUID(int=number * 100 + at) for at, name in enumerate("udcklmsxy")}
-        values = ids | {"t": tenant, "path": f"/{number}.md", "text": f"secret {number}"}
+        ids = {name: UUID(int=number * 100 + at) for at, name in enumerate("udocklmsxy")}
+        values = ids | {
+            "t": tenant,
+            "path": f"/{number}.md",
+            "text": f"secret {number}",
+            "email": f"{number}@x",
+        }
         for statement in ROWS.strip().split(";\n"):
             connection.execute(statement.encode(), values)
     return db_connection
 
 
 ROWS = """
-INSERT INTO users (user_id, tenant_id, email) VALUES (%(u)s, %(t)s, 'ada@example.org');
+INSERT INTO users (user_id, tenant_id, email) VALUES (%(u)s, %(t)s, %(email)s);
 INSERT INTO user_preferences (user_id, tenant_id) VALUES (%(u)s, %(t)s);
 INSERT INTO collections (collection_id, tenant_id, name, description)
     VALUES (%(c)s, %(t)s, 'handbook', %(text)s);
 INSERT INTO documents (document_id, tenant_id, collection_id, filename, source_path)
     VALUES (%(d)s, %(t)s, %(c)s, 'a.md', %(path)s);
+INSERT INTO documents (document_id, tenant_id, filename) VALUES (%(o)s, %(t)s, 'alone.md');
 INSERT INTO chunks (chunk_id, tenant_id, document_id, chunk_index, text, embedding)
     VALUES (%(k)s, %(t)s, %(d)s, 0, %(text)s, array_fill(1, ARRAY[1536])::vector);
 INSERT INTO chunks (chunk_id, tenant_id, document_id, chunk_index, text, parent_chunk_id, hierarchy_level)

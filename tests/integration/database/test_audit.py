@@ -183,6 +183,21 @@ def test_granting_all_does_not_let_a_role_write_it(
     assert rows_of_all.execute(text("SELECT * FROM audit_logs ORDER BY audit_log_id")).all() == before
 
 
+def test_own_catalog_does_not_help_a_role(rows_of_all: Session, application: str, act_as: ActAs) -> None:
+    """The owner is looked up in PostgreSQL's catalog, whatever the role's search_path says."""
+    rows_of_all.execute(text(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {application}"))
+    act_as(application, A)
+    rows_of_all.execute(
+        text(
+            "CREATE TEMPORARY TABLE pg_class AS SELECT 'public.audit_logs'::regclass::oid AS oid, "
+            "current_user::regrole::oid AS relowner"
+        )
+    )
+    rows_of_all.execute(text("SET LOCAL search_path = pg_temp, public, pg_catalog"))
+    with pytest.raises(ProgrammingError, match="audit_logs is not for"), rows_of_all.begin_nested():
+        rows_of_all.execute(text("TRUNCATE public.audit_logs"))
+
+
 def test_role_reads_what_its_tenant_did(rows_of_all: Session, application: str, act_as: ActAs) -> None:
     act_as(application, A, ADA)
     rows_of_all.add(Document(filename="new.md"))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[3]
 WORK = """
+import random
 import sys
 from pathlib import Path
 from rag_factory.database.config import DatabaseConfig
@@ -32,7 +33,8 @@ from rag_factory.database.ingest import NewChunk, NewDocument, ingest
 name, number, chunks = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 
 def documents():
-    for each in range(number):
+    # In an order of its own, in which they would wait for each other crosswise.
+    for each in random.Random(name).sample(range(number), number):
         yield NewDocument("a.md", [NewChunk(f"by {name}")] * chunks, source_path=f"docs/{each}.md")
 
 with DatabaseConnection(DatabaseConfig.load(Path.cwd())) as database, database.session() as session:
