@@ -16,7 +16,7 @@ from rag_factory.database.url import DatabaseUrl
 from rag_factory.errors import RagFactoryError, RefusedError
 from rag_factory.migrate.environment import explained, load_scripts, open_connection, require_target
 from rag_factory.migrate.lock import migrator_lock
-from rag_factory.migrate.state import read_state
+from rag_factory.migrate.state import read_revisions, read_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -111,7 +111,7 @@ class Runner:
             rest = chosen
             while rest:
                 rest = rest[self._step(config, scripts, rest, direction) :]
-            after = read_state(self.target, self.project, session).revisions
+            after = read_revisions(self.target, self.project, session)
         if after == before.revisions:
             raise RagFactoryError(
                 f"Alembic ran {len(chosen)} revisions, but "

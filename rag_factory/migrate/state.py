@@ -16,15 +16,14 @@ if TYPE_CHECKING:
     from rag_factory.migrate.target import Target
 
 OLDEST_POSTGRESQL = 15
-_STATE = sql.SQL("""
+_STATE = """
     SELECT current_setting('server_version_num')::int,
            current_setting('server_version'),
            pg_database_size(current_database()),
            (SELECT extversion FROM pg_extension WHERE extname = 'vector'),
            (SELECT default_version FROM pg_available_extensions WHERE name = 'vector'),
-           to_regclass({table}) IS NOT NULL,
            pg_is_in_recovery()
-""")
+"""
 
 
 @dataclass(frozen=True)
@@ -68,25 +67,33 @@ def read_state(
         timeout = target.config.db_connect_timeout_seconds
         with connect(target.url, connect_timeout_seconds=timeout) as own_session:
             return read_state(target, project, own_session)
-    table = sql.Identifier(*project.version_table)
     try:
-        row = session.execute(_STATE.format(table=sql.Literal(table.as_string(session)))).fetchone()
-        number, version, size_bytes, installed, available, versioned, read_only = _known(row)
-        revisions: tuple[str, ...] = ()
-        if versioned:
-            found = session.execute(sql.SQL("SELECT version_num FROM {}").format(table)).fetchall()
-            revisions = tuple(sorted(id_ for (id_,) in found))
+        row = session.execute(_STATE).fetchone()
     except psycopg.Error as error:
         raise translate(error, target.url) from error
+    number, version, size_bytes, installed, available, read_only = _known(row)
     return DatabaseState(
         server_version=version.split()[0],
         server_major=number // 10000,
         size_bytes=size_bytes,
         pgvector=installed,
         pgvector_available=available,
-        revisions=revisions,
+        revisions=read_revisions(target, project, session),
         read_only=read_only,
     )
+
+
+def read_revisions(target: Target, project: Project, session: psycopg.Connection[Any]) -> tuple[str, ...]:
+    """Read what the version table holds, in a session on the target; nothing when there is none."""
+    table = sql.Identifier(*project.version_table)
+    try:
+        there = session.execute("SELECT to_regclass(%s) IS NOT NULL", (table.as_string(session),)).fetchone()
+        if not _known(there)[0]:
+            return ()
+        found = session.execute(sql.SQL("SELECT version_num FROM {}").format(table)).fetchall()
+    except psycopg.Error as error:
+        raise translate(error, target.url) from error
+    return tuple(sorted(id_ for (id_,) in found))
 
 
 def check_pgvector(installed: str | None, available: str | None, minimum: str, place: str) -> None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 BUILD_TIMEOUT_SECONDS = 600.0
 POLL_SECONDS = 0.02
+# As much as nearly all revisions have, in one read.
+FILE_BYTES = 65_536
 # How exactly a mark knows when its database was last used.
 DAY_SECONDS = 86_400
 # A change of what this module builds makes templates of earlier forms useless.
@@ -103,8 +105,7 @@ def template_key(project: Project, facts: ServerFacts) -> str:
         engine = _engine_version()
     files = _files_in([*project.script_folders, *_named_files(project), *configuration])
     for path, name in sorted(files.items()):
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - hundreds of them, at every start
-            content = file.read()
+        content = _read(path)
         digest.update(f"{name} {len(content)}\n".encode())
         digest.update(content)
     settings = project.pyproject.get("rag_factory", {}), project.pyproject.get("alembic", {})
@@ -331,9 +332,24 @@ def _files_in(paths: Sequence[Path]) -> dict[str, str]:
             inside = path.name + folder.removeprefix(str(path))
             for name in files:
                 file = f"{folder}/{name}"
-                if not name.startswith(".") and not name.endswith("~") and os.path.isfile(file):  # noqa: PTH113
+                if not name.startswith(".") and not name.endswith("~"):
                     found[file] = f"{inside}/{name}"
     return found
+
+
+def _read(path: str) -> bytes:
+    """Read a file as the system does it: there are hundreds of them, and this is done at every start."""
+    try:
+        # Without waiting for whoever writes to it, should it be a pipe.
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return b""  # a link to nowhere, as editors leave them
+    try:
+        if (content := os.read(file, FILE_BYTES)) and len(content) == FILE_BYTES:
+            return content + b"".join(iter(lambda: os.read(file, FILE_BYTES), b""))
+        return content
+    finally:
+        os.close(file)
 
 
 def _engine_version() -> str:
