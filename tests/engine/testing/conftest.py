@@ -131,7 +131,17 @@ class Checkout:
             clean_environment() | {"TEST_DATABASE_URL": self.url.plain} | self.environment | environment
         )
         process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", "-rA", f"--junitxml={report}", *arguments],
+            # hypothesis imports itself at the end of every run, which takes longer than these runs.
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-p",
+                "no:hypothesispytest",
+                "-rA",
+                f"--junitxml={report}",
+                *arguments,
+            ],
             cwd=self.root,
             env={name: value for name, value in variables.items() if value is not None},
             stdin=subprocess.DEVNULL,
