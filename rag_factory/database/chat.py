@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from sqlalchemy import insert, select, tuple_
+from sqlalchemy import func, insert, select, tuple_
 
 from rag_factory.database.encoding import encode_json, encode_text
-from rag_factory.database.models import Conversation, Message, MessageRole, UserMemory
+from rag_factory.database.models import Conversation, Message, MessageRole, User, UserMemory
 from rag_factory.database.search_options import check_limit
 from rag_factory.errors import UsageError
 
@@ -20,8 +22,13 @@ if TYPE_CHECKING:
     from sqlalchemy import Select
     from sqlalchemy.orm import Session
 
+Role: TypeAlias = MessageRole | Literal["user", "assistant", "system"]
+
 DEFAULT_PAGE = 50
+DEFAULT_MEMORIES = 10
+DEFAULT_IMPORTANCE = 0.5
 LARGEST_PAGE = 1000
+_REAL = struct.Struct("f")
 
 
 @dataclass(frozen=True)
@@ -70,10 +77,15 @@ _MEMORY = (
 
 
 def start_conversation(session: Session, *, user_id: UUID | None = None, title: str | None = None) -> UUID:
-    """Begin a conversation; its id. Raises UsageError: the title can't be stored."""
+    """Begin a conversation, that of a user in the user's tenant; its id.
+
+    Raises UsageError: there is no such user, or the title can't be stored.
+    """
     if title is not None:
         _check_text("The title", title)
-    values = {"user_id": user_id, "title": title}
+    values: dict[str, Any] = {"user_id": user_id, "title": title}
+    if user_id is not None:
+        values["tenant_id"] = _find_tenant(session, user_id)
     return session.execute(
         insert(Conversation).values(values).returning(Conversation.conversation_id)
     ).scalar_one()
@@ -82,14 +94,15 @@ def start_conversation(session: Session, *, user_id: UUID | None = None, title: 
 def append_message(
     session: Session,
     conversation_id: UUID,
-    role: MessageRole | Literal["user", "assistant", "system"],
+    role: Role,
     content: str,
     *,
     metadata: Mapping[str, Any] | None = None,
 ) -> Turn:
     """Add a message at the end of a conversation.
 
-    Raises UsageError: there is no such conversation, or the role or the content can't be stored.
+    Whoever adds to the same conversation waits until the transaction ends: commit before a model is asked.
+    Raises UsageError: there is no such conversation, or role, content or metadata can't be stored.
     """
     if role not in list(MessageRole):
         raise UsageError(f"The role {role!r} is not known.", fix=f"Use one of: {', '.join(MessageRole)}.")
@@ -97,14 +110,22 @@ def append_message(
     _check_metadata(metadata)
     # Locked, so that messages stand in the order in which they were stored, whoever stores at the same time;
     # and read, because a foreign key says neither which conversation nor that it is another tenant's.
-    locked = select(Conversation.conversation_id).where(Conversation.conversation_id == conversation_id)
-    if session.execute(locked.with_for_update(key_share=True)).first() is None:
+    locked = select(Conversation.tenant_id).where(Conversation.conversation_id == conversation_id)
+    found = session.execute(locked.with_for_update(key_share=True)).first()
+    if found is None:
         raise UsageError(f"There is no conversation {conversation_id}.")
+    # A clock that is set back must not put a message before one that was read already.
+    last = select(func.max(Message.created_at)).where(Message.conversation_id == conversation_id)
     values = {
         "conversation_id": conversation_id,
+        # Not the session's tenant: one that sees all would store what the conversation's tenant doesn't see.
+        "tenant_id": found.tenant_id,
         "role": MessageRole(role),
         "content": content,
         "metadata_": dict(metadata or {}),
+        "created_at": func.greatest(
+            func.clock_timestamp(), last.scalar_subquery() + timedelta(microseconds=1)
+        ),
     }
     return Turn(*session.execute(insert(Message).values(values).returning(*_TURN)).one())
 
@@ -121,7 +142,8 @@ def read_messages(
 
     after: the messages that follow a place; without it and `before`, from the beginning.
     before: the last ones that precede a place, for scrolling up. limit: how many at most, 1 to 1000.
-    A page stays the same while messages are added. Raises UsageError: an argument is wrong.
+    Going from page to page neither skips nor repeats a message, also while others are added.
+    A conversation that isn't there has no messages. Raises UsageError: an argument is wrong.
     """
     check_limit(limit, largest=LARGEST_PAGE)
     if after is not None and before is not None:
@@ -136,7 +158,10 @@ def read_messages(
 
 
 def last_messages(session: Session, conversation_id: UUID, *, limit: int = DEFAULT_PAGE) -> list[Turn]:
-    """Read the end of a conversation, oldest of them first: what a model is given as its context."""
+    """Read the end of a conversation, oldest of them first: what a model is given as its context.
+
+    limit: how many at most, 1 to 1000. Raises UsageError: it is another number.
+    """
     check_limit(limit, largest=LARGEST_PAGE)
     return _read_newest(
         session, select(*_TURN).where(Message.conversation_id == conversation_id).limit(limit)
@@ -148,27 +173,32 @@ def remember(
     user_id: UUID,
     content: str,
     *,
-    importance: float = 0.5,
+    importance: float = DEFAULT_IMPORTANCE,
     metadata: Mapping[str, Any] | None = None,
 ) -> UUID:
-    """Keep something of a user; its id. importance: 0 to 1. Raises UsageError: it can't be stored."""
+    """Keep something of a user, in the user's tenant; its id. importance: 0 to 1.
+
+    Raises UsageError: there is no such user, or it can't be stored.
+    """
     _check_text("The memory", content)
     _check_metadata(metadata)
-    if not 0 <= importance <= 1:
-        raise UsageError(f"importance is {importance!r}, not a number from 0 to 1.")
     values = {
         "user_id": user_id,
         "content": content,
-        "importance": importance,
+        "importance": _read_importance(importance),
         "metadata_": dict(metadata or {}),
+        "tenant_id": _find_tenant(session, user_id),
     }
     return session.execute(
         insert(UserMemory).values(values).returning(UserMemory.user_memory_id)
     ).scalar_one()
 
 
-def top_memories(session: Session, user_id: UUID, *, limit: int = 10) -> list[Memory]:
-    """The most important memories of a user, those first. limit: how many at most, 1 to 1000."""
+def top_memories(session: Session, user_id: UUID, *, limit: int = DEFAULT_MEMORIES) -> list[Memory]:
+    """The most important memories of a user, those first.
+
+    limit: how many at most, 1 to 1000. Raises UsageError: it is another number.
+    """
     check_limit(limit, largest=LARGEST_PAGE)
     query = (
         select(*_MEMORY)
@@ -182,6 +212,26 @@ def top_memories(session: Session, user_id: UUID, *, limit: int = 10) -> list[Me
 def _read_newest(session: Session, query: Select[Any]) -> list[Turn]:
     newest_first = query.order_by(Message.created_at.desc(), Message.message_id.desc())
     return [Turn(*row) for row in reversed(session.execute(newest_first).all())]
+
+
+def _find_tenant(session: Session, user_id: UUID) -> UUID | None:
+    """The tenant of a user, to which belongs what is the user's. Raises UsageError: there is no such user."""
+    found = session.execute(select(User.tenant_id).where(User.user_id == user_id)).first()
+    if found is None:
+        raise UsageError(f"There is no user {user_id}.")
+    tenant_id: UUID | None = found.tenant_id
+    return tenant_id
+
+
+def _read_importance(importance: float) -> float:
+    """The importance as the column keeps it: PostgreSQL refuses a number that would become zero there."""
+    try:
+        if 0 <= importance <= 1:
+            number: float = _REAL.unpack(_REAL.pack(importance))[0]
+            return number
+    except (TypeError, struct.error):
+        pass  # said below, as of any other value
+    raise UsageError(f"importance is {importance!r}, not a number from 0 to 1.")
 
 
 def _check_text(what: str, value: str) -> None:

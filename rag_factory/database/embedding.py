@@ -8,6 +8,8 @@ from collections import Counter
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from rag_factory.errors import UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -38,11 +40,15 @@ class OfflineEmbedder:
     Texts are near each other when they share words, their stems, or parts of them. It knows no meaning, so it
     is for trying things out and for tests. Each feature is added to the place that its hash names, with the
     sign that it names: https://doi.org/10.1145/1553374.1553516
+
+    dimensions: 1 or more; with few, texts that share nothing are near each other as well.
     """
 
     name = "offline-1"
 
     def __init__(self, dimensions: int) -> None:
+        if dimensions < 1:
+            raise UsageError(f"dimensions is {dimensions}, and must be 1 or more.")
         self.dimensions = dimensions
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:

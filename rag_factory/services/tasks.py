@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rag_factory.tasks.workspace import Workspace
 
 SNIPPET_CHARACTERS = 300
+ARROW = " > "  # as in the texts that were stored
 
 
 @command("seed", yes=YES, database=DATABASE)
@@ -25,8 +26,9 @@ def seed(work: Workspace, yes: bool = False, database: str | None = None) -> Non
     from rag_factory.services.corpus import seed as store
 
     connection = _connect(work)
-    if work.config.protected:
-        work.confirm("store the project's documentation in it", yes=yes, database=database)
+    # It destroys nothing but what it stored before: only a protected environment is asked about it.
+    effect = f"This stores the project's documentation in {work.target.place}"
+    work.confirm(effect, yes=yes or not work.config.protected, database=database)
     embedder = _embedder(work)
     with (
         connection,
@@ -75,9 +77,7 @@ def _connect(work: Workspace) -> DatabaseConnection:
     """Connect to a database that has all tables. Raises BehindError: it is not migrated."""
     pending = work.history.pending(work.read_known_state().revisions, work.history.head)
     if pending:
-        raise BehindError(
-            f"{work.target.place} lacks {len(pending)} revisions.", fix="Apply them: invoke db.migrate"
-        )
+        raise BehindError(f"{work.target.place} is behind.", fix="First: invoke db.migrate")
     from rag_factory.database.connection import DatabaseConnection
 
     return DatabaseConnection(work.config, url=None if work.config.url else work.target.url)
@@ -94,16 +94,22 @@ def _describe(hit: HybridHit) -> dict[str, object]:
     return {
         "score": hit.score,
         "file": hit.source_path or hit.filename,
-        "headings": hit.metadata.get("headings", []),
+        "headings": _headings(hit),
         "text": hit.text,
         "chunk_id": str(hit.chunk_id),
         "document_id": str(hit.document_id),
     }
 
 
+def _headings(hit: HybridHit) -> list[str]:
+    """The headings above a hit; of a document that an application stored, whatever it calls so."""
+    headings = hit.metadata.get("headings", [])
+    return [str(each) for each in headings] if isinstance(headings, list) else []
+
+
 def _show(place: int, hit: HybridHit) -> None:
     """A hit for people: where it stands, and the beginning of its text."""
-    headings = " > ".join(hit.metadata.get("headings", []))
+    headings = ARROW.join(_headings(hit))
     text = " ".join(hit.text.removeprefix(headings).split())
     if len(text) > SNIPPET_CHARACTERS:
         text = text[:SNIPPET_CHARACTERS].rsplit(" ", 1)[0] + " …"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypedDict, TypeVar
 
-from rag_factory.database import hierarchy, ingest, search
+from rag_factory.database import chat, hierarchy, ingest, search
 from rag_factory.database.connection import DatabaseConnection
 from rag_factory.database.models import Document
 from rag_factory.database.search_options import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
     from typing import Unpack
@@ -31,8 +31,8 @@ Result = TypeVar("Result")
 class PostgresqlDatabaseService:
     """What the plain modules do, each call in an asynchronous session and a transaction of its own.
 
-    Each method is documented where its work is done: `ingest`, `search` and `hierarchy`, which also take the
-    sessions of `DatabaseConnection` directly. To do several things in one transaction:
+    Each method is documented where its work is done: `ingest`, `search`, `hierarchy` and `chat`, which also
+    take the sessions of `DatabaseConnection` directly. To do several things in one transaction:
 
         async with service.session() as session:
             hits = await session.run_sync(search_text, "rollback")
@@ -153,6 +153,53 @@ class PostgresqlDatabaseService:
     async def find_problems(self, document_id: UUID | None = None) -> list[hierarchy.Problem]:
         """What is wrong with the hierarchy; see `hierarchy.find_problems`."""
         return await self._run(hierarchy.find_problems, document_id)
+
+    async def start_conversation(self, *, user_id: UUID | None = None, title: str | None = None) -> UUID:
+        """Begin a conversation; see `chat.start_conversation`."""
+        return await self._run(chat.start_conversation, user_id=user_id, title=title)
+
+    async def append_message(
+        self,
+        conversation_id: UUID,
+        role: chat.Role,
+        content: str,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> chat.Turn:
+        """Add a message at the end of a conversation; see `chat.append_message`."""
+        return await self._run(chat.append_message, conversation_id, role, content, metadata=metadata)
+
+    async def read_messages(
+        self,
+        conversation_id: UUID,
+        *,
+        limit: int = chat.DEFAULT_PAGE,
+        after: chat.Place | None = None,
+        before: chat.Place | None = None,
+    ) -> list[chat.Turn]:
+        """Read a page of a conversation; see `chat.read_messages`."""
+        return await self._run(chat.read_messages, conversation_id, limit=limit, after=after, before=before)
+
+    async def last_messages(
+        self, conversation_id: UUID, *, limit: int = chat.DEFAULT_PAGE
+    ) -> list[chat.Turn]:
+        """Read the end of a conversation; see `chat.last_messages`."""
+        return await self._run(chat.last_messages, conversation_id, limit=limit)
+
+    async def remember(
+        self,
+        user_id: UUID,
+        content: str,
+        *,
+        importance: float = chat.DEFAULT_IMPORTANCE,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> UUID:
+        """Keep something of a user; see `chat.remember`."""
+        return await self._run(chat.remember, user_id, content, importance=importance, metadata=metadata)
+
+    async def top_memories(self, user_id: UUID, *, limit: int = chat.DEFAULT_MEMORIES) -> list[chat.Memory]:
+        """Read the most important memories of a user; see `chat.top_memories`."""
+        return await self._run(chat.top_memories, user_id, limit=limit)
 
     async def _run(
         self,
