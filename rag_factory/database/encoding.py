@@ -10,7 +10,8 @@ import sys
 from array import array
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from psycopg.adapt import Dumper
+from psycopg import ProgrammingError
+from psycopg.adapt import Dumper, PyFormat
 from psycopg.pq import Format
 
 if TYPE_CHECKING:
@@ -87,8 +88,13 @@ class _BinaryVectorDumper(Dumper):
 
 def accept_vectors(connection: AdaptContext) -> None:
     """Have this connection take BinaryVectors as parameters."""
-    assert connection.adapters is not None  # noqa: S101 - a connection always has them
-    connection.adapters.register_dumper(BinaryVector, _BinaryVectorDumper)
+    adapters = connection.adapters
+    assert adapters is not None  # noqa: S101 - a connection always has them
+    try:
+        adapters.get_dumper(BinaryVector, PyFormat.AUTO)
+    except ProgrammingError:
+        # Once for each connection: every registration has the next cursor copy all of them.
+        adapters.register_dumper(BinaryVector, _BinaryVectorDumper)
 
 
 def _encode_list(values: Any) -> bytes:
