@@ -22,13 +22,13 @@ ARROW = " > "  # as in the texts that were stored
 @command("seed", yes=YES, database=DATABASE)
 def seed(work: Workspace, yes: bool = False, database: str | None = None) -> None:
     """Store the project's documentation, to try searches on."""
-    from rag_factory.services.corpus import find_files
-    from rag_factory.services.corpus import seed as store
-
     connection = _connect(work)
     # It destroys nothing but what it stored before: only a protected environment is asked about it.
     effect = f"This stores the project's documentation in {work.target.place}"
     work.confirm(effect, yes=yes or not work.config.protected, database=database)
+    from rag_factory.services.corpus import find_files
+    from rag_factory.services.corpus import seed as store
+
     embedder = _embedder(work)
     with (
         connection,
@@ -51,10 +51,10 @@ def seed(work: Workspace, yes: bool = False, database: str | None = None) -> Non
 @command("search", query="What to look for.", limit="How many hits at most (5).", json=JSON)
 def search(work: Workspace, query: str, limit: str = "5", json: bool = False) -> None:
     """Find what answers a question in the stored documents."""
-    from rag_factory.services.corpus import ask, is_seeded
-
     number = whole_number(limit, "--limit")
     connection = _connect(work)
+    from rag_factory.services.corpus import ask, is_seeded
+
     embedder = _embedder(work)
     with connection, connection.session(read_only=True) as session:
         hits = ask(session, query, embedder, number)
