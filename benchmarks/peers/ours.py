@@ -17,7 +17,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from benchmarks.peers.member import serve
 from rag_factory.testing import fixtures
 from rag_factory.testing.isolation import Held
-from rag_factory.testing.run import Run, begin_run, read_settings
+from rag_factory.testing.run import Run, begin_run
+from rag_factory.testing.settings import read_test_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +48,7 @@ class Item(Base):
 
 def prepare(root: str, workers: int) -> dict[str, Any]:
     """Do what the plug-in does in the first process: alone, it takes its database; else workers follow."""
-    run = begin_run(read_settings(Path(root)), workers, os.environ)
+    run = begin_run(read_test_settings(Path(root)), workers, os.environ)
     if run.template is None:
         raise RuntimeError(run.problem)
     runs.append(run)

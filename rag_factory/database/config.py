@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from rag_factory.database.sources import Found, read_sources
+from rag_factory.database.sources import NAMES, PARTS, Found, read_settings
 from rag_factory.database.url import MASK, DatabaseUrl, mask
 from rag_factory.errors import ProblemsError, RagFactoryError, SettingsError
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 Environment = Literal["development", "test", "staging", "production"]
 PROTECTED: frozenset[Environment] = frozenset({"staging", "production"})
 URLS = ("DATABASE_URL", "DATABASE_READ_URL", "TEST_DATABASE_URL")
-PARTS = ("DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD")
 DEFAULT_DATABASE = "app"
 
 
@@ -115,8 +113,7 @@ class DatabaseConfig(BaseSettings):
     def load(cls, root: Path, *, for_tests: bool = False) -> Self:
         """Read the settings of the project at `root`.
 
-        for_tests: lay `tests/.env.test` over `.env`. `TEST_DATABASE_URL` is always read that way, so that
-        everyone agrees on where the tests run.
+        for_tests: lay `tests/.env.test` over `.env`.
         Raises SettingsError or ProblemsError: every problem at once, each naming its variable and origin.
         """
         config, problems, _ = cls.examine(root, for_tests=for_tests)
@@ -135,14 +132,8 @@ class DatabaseConfig(BaseSettings):
         Returns them, with the default of each that is wrong; every problem; and the variables that can't be
         relied on, because of their own fault or because a file is unreadable that may set them.
         """
-        # Code under test reads settings too: what a developer's .env says of databases is not for it.
-        in_test = os.environ.get("APP_ENV", "").strip().lower() == "test"
-        files = {
-            root / "tests" / ".env.test": _NAMES if for_tests else frozenset({"TEST_DATABASE_URL"}),
-            root / ".env": _NAMES - _APPLICATION if in_test else _NAMES,
-        }
-        found, problems = read_sources(root, files, _NAMES)
-        doubtful = set(_NAMES) if problems else set()
+        found, problems = read_settings(root, for_tests=for_tests)
+        doubtful = set(NAMES) if problems else set()
         values = {name.lower(): value.text for name, value in found.items()}
         config, wrong = cls._validate(values)
         for detail in wrong:
@@ -315,8 +306,6 @@ class DatabaseConfig(BaseSettings):
         return problems
 
 
-_NAMES = frozenset(name.upper() for name in DatabaseConfig.model_fields)
-_APPLICATION = frozenset({"APP_ENV", "DATABASE_URL", "DATABASE_READ_URL", *PARTS})
 _SECRETS = frozenset(name.lower() for name in (*URLS, "DB_PASSWORD"))
 _REQUIREMENTS = {
     "bool_parsing": "must be true or false",

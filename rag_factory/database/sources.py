@@ -22,6 +22,16 @@ OLD_NAMES = {
     "DATABASE_TEST_URL": "TEST_DATABASE_URL",
     "DB_TEST_DATABASE_URL": "TEST_DATABASE_URL",
 }
+PARTS = ("DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD")
+# What leads to the application's database: not for code under test to read from a developer's .env.
+_APPLICATION = frozenset({"APP_ENV", "DATABASE_URL", "DATABASE_READ_URL", *PARTS})
+# Those of DatabaseConfig, which takes longer to import than to list.
+NAMES = _APPLICATION | {
+    "BACKUP_FOLDER", "DB_CONNECT_TIMEOUT_SECONDS", "DB_LOCK_TIMEOUT_SECONDS", "DB_MAX_OVERFLOW",
+    "DB_POOL_SIZE", "DB_POOL_TIMEOUT_SECONDS", "DB_PREPARE_STATEMENTS", "DB_STATEMENT_TIMEOUT_SECONDS",
+    "EMBEDDED_DATA_FOLDER", "EMBEDDING_DIMENSIONS", "HOST_IP", "POSTGRES_BIN_FOLDER", "RUN_DB_TESTS",
+    "RUN_INTEGRATION_TESTS", "RUN_LLM_TESTS", "TEST_DATABASE_ANY_NAME", "TEST_DATABASE_URL",
+}  # fmt: skip
 _REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*)(?::-([^}]*))?\}")
 
 
@@ -46,6 +56,20 @@ class _Value:
 
     text: str
     literal: bool
+
+
+def read_settings(root: Path, *, for_tests: bool = False) -> tuple[dict[str, Found], list[RagFactoryError]]:
+    """Read every setting of the project at `root` that is given somewhere; see `read_sources`.
+
+    for_tests: lay `tests/.env.test` over `.env`. `TEST_DATABASE_URL` is always read that way, so that
+    everyone agrees on where the tests run.
+    """
+    in_test = os.environ.get("APP_ENV", "").strip().lower() == "test"
+    files = {
+        root / "tests" / ".env.test": NAMES if for_tests else frozenset({"TEST_DATABASE_URL"}),
+        root / ".env": NAMES - _APPLICATION if in_test else NAMES,
+    }
+    return read_sources(root, files, NAMES)
 
 
 def read_sources(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rag_factory.database.config import PARTS, DatabaseConfig
+from rag_factory.database.config import DatabaseConfig
 from rag_factory.database.driver import connect, connect_maintenance
+from rag_factory.database.sources import PARTS
 from rag_factory.errors import (
     ExtensionError,
     ProblemsError,

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from rag_factory.database.sources import NAMES, OLD_NAMES
 from rag_factory.errors import RagFactoryError
 from rag_factory.testing.fixtures import *  # noqa: F403 - pytest finds fixtures among the plug-in's names
 from rag_factory.testing.fixtures import CHECKED, DATABASE_FIXTURES, RUN
-from rag_factory.testing.run import GROUPS, Run, begin_run, read_settings
+from rag_factory.testing.place import check_place
+from rag_factory.testing.run import GROUPS, Run, begin_run
+from rag_factory.testing.settings import read_test_settings
 
 if TYPE_CHECKING:
     from rag_factory.testing.shards import Shard
@@ -163,7 +166,9 @@ def _begin(config: pytest.Config, patch: pytest.MonkeyPatch) -> None:
     """Read the settings, hide them from the tests, and make the databases ready."""
     try:
         _read_shard(config)
-        settings = None if _only_looks(config) else read_settings(config.rootpath)
+        settings = None if _only_looks(config) else read_test_settings(config.rootpath)
+        if settings is not None:
+            check_place(settings)
     except RagFactoryError as error:
         raise pytest.UsageError(str(error)) from error
     environment = dict(os.environ)
@@ -178,10 +183,7 @@ def _hide_settings(patch: pytest.MonkeyPatch) -> None:
 
     The switches of groups stay: a test may ask which run.
     """
-    from rag_factory.database.config import DatabaseConfig
-    from rag_factory.database.sources import OLD_NAMES
-
-    private = {*map(str.upper, DatabaseConfig.model_fields), *OLD_NAMES} - set(GROUPS.values())
+    private = {*NAMES, *OLD_NAMES} - set(GROUPS.values())
     for name in list(os.environ):
         if name in private or name.startswith("PG"):
             patch.delenv(name)

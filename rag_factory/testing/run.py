@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     import psycopg
 
-    from rag_factory.database.config import DatabaseConfig
     from rag_factory.testing.databases import WorkerDatabase
+    from rag_factory.testing.settings import TestSettings
 
 GROUPS = {"db": "RUN_DB_TESTS", "integration": "RUN_INTEGRATION_TESTS", "llm": "RUN_LLM_TESTS"}
 # What nobody has used for so long is collected when a new template is built.
@@ -95,20 +95,7 @@ class Run:
         return cls(root, **data)
 
 
-def read_settings(root: Path) -> DatabaseConfig:
-    """Read the settings for tests.
-
-    Raises RagFactoryError: they are wrong, or forbid tests.
-    """
-    from rag_factory.database.config import DatabaseConfig
-    from rag_factory.testing.place import check_place
-
-    config = DatabaseConfig.load(root, for_tests=True)
-    check_place(config)
-    return config
-
-
-def begin_run(config: DatabaseConfig, workers: int, environment: Mapping[str, str]) -> Run:
+def begin_run(config: TestSettings, workers: int, environment: Mapping[str, str]) -> Run:
     """Make server, template and `workers` databases ready.
 
     environment: as it was before the application's settings were hidden from the tests.
@@ -139,7 +126,7 @@ def begin_run(config: DatabaseConfig, workers: int, environment: Mapping[str, st
     return run
 
 
-def _fail(run: Run, config: DatabaseConfig, error: Exception) -> None:
+def _fail(run: Run, config: TestSettings, error: Exception) -> None:
     """Keep why there are no databases."""
     run.close()
     run.place = run.template = run.keeper = None
@@ -155,7 +142,7 @@ def _fail(run: Run, config: DatabaseConfig, error: Exception) -> None:
     run.header = f"databases: none. {text}"
 
 
-def _prepare(run: Run, config: DatabaseConfig, workers: int, environment: Mapping[str, str]) -> str:
+def _prepare(run: Run, config: TestSettings, workers: int, environment: Mapping[str, str]) -> str:
     """Make all ready; what was found and made, in words."""
     from rag_factory.migrate.project import Project
     from rag_factory.testing.databases import lease_many, open_keeper
