@@ -14,13 +14,13 @@ from rag_factory.database.driver import connect
 from rag_factory.errors import DatabaseMissingError, RagFactoryError
 from rag_factory.testing import catalog
 from rag_factory.testing.template import (
+    comment,
     drop,
     is_stale,
     lock_key,
     read_mark,
     unlock,
     worker_name,
-    write_mark,
 )
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ Origin = Literal["kept", "cloned"]
 # How long to wait for the end of sessions that have been closed; others may stay.
 QUIET_SECONDS = 0.1
 POLL_SECONDS = 0.001
+# How many are cloned at once; of more, each waits for the others.
+AT_ONCE = 3
 
 
 class Ticket(NamedTuple):
@@ -76,7 +78,9 @@ class WorkerDatabase:
         """Clone it again: something was left in it that a rollback can't take back."""
         self.generation += 1
         self.proved = 0
-        _clone(self.server, self)
+        drop(self.server, self.name)
+        create_clone(self.server, self.template, self.name)
+        _note_states(self.server, [self])
 
     def clone(self) -> str:
         """Make a private clone; its name. It goes with `drop`, or when the slot is leased again."""
@@ -104,7 +108,7 @@ class WorkerDatabase:
             with connect(self.url) as connection:
                 changed = catalog.settle(connection, self.proved)
             if not changed:
-                _note_state(self.server, self)
+                _note_states(self.server, [self])
         except (RagFactoryError, psycopg.Error):
             # It can't be used as it is, which the next run finds out for itself.
             return
@@ -156,13 +160,17 @@ def lease_many(
     elif rest:
         from concurrent.futures import ThreadPoolExecutor
 
-        def make_ready(database: WorkerDatabase, slot: _Slot) -> None:
+        def make_ready(part: Sequence[tuple[WorkerDatabase, _Slot]]) -> None:
             with connect(place.url) as own_session:
-                _make_ready(own_session, database, slot)
+                for pair in part:
+                    _make_ready(own_session, *pair)
 
-        with ThreadPoolExecutor(len(rest)) as pool:
-            for done in [pool.submit(make_ready, *pair) for pair in rest]:
+        parts = [rest[start::AT_ONCE] for start in range(min(AT_ONCE, len(rest)))]
+        with ThreadPoolExecutor(len(parts)) as pool:
+            for done in [pool.submit(make_ready, part) for part in parts]:
                 done.result()
+    if rest:
+        _note_states(server, [database for database, _ in rest])
     return databases
 
 
@@ -203,7 +211,7 @@ _TAKE_SLOTS = f"""
     CROSS JOIN pg_try_advisory_lock(key) AS free LEFT JOIN pg_database AS d ON d.datname = name
     WHERE free
 """
-_READ_STATE = f"SELECT {_STATE} FROM pg_database AS d WHERE d.datname = %s"
+_READ_STATES = f"SELECT d.datname, {_STATE} FROM pg_database AS d WHERE d.datname = ANY (%s)"
 _LEFTOVERS = "SELECT datname FROM pg_database WHERE datname ~ ('^' || %s || '_f[0-9]+$')"
 
 
@@ -253,11 +261,11 @@ def _make_ready(server: psycopg.Connection[Any], database: WorkerDatabase, slot:
     if slot.leftovers:
         for (leftover,) in _rows(server, _LEFTOVERS, (slot.name,)):
             drop(server, leftover)
-    if slot.mark.get("template") == database.template.name and _unchanged(database):
-        _note_state(server, database)
-    else:
+    if slot.mark.get("template") != database.template.name or not _unchanged(database):
         database.origin = "cloned"
-        _clone(server, database)
+        if slot.ticket.oid:
+            drop(server, database.name)
+        create_clone(server, database.template, database.name)
 
 
 def _unchanged(database: WorkerDatabase) -> bool:
@@ -270,23 +278,22 @@ def _unchanged(database: WorkerDatabase) -> bool:
         return False
 
 
-def _clone(server: psycopg.Connection[Any], database: WorkerDatabase) -> None:
-    drop(server, database.name)
-    create_clone(server, database.template, database.name)
-    _note_state(server, database)
-
-
-def _note_state(server: psycopg.Connection[Any], database: WorkerDatabase) -> None:
-    """Mark a database that is as it was cloned, once its sessions have ended."""
+def _note_states(server: psycopg.Connection[Any], databases: Sequence[WorkerDatabase]) -> None:
+    """Mark databases that are as they were cloned, once their sessions have ended."""
     deadline = time.monotonic() + QUIET_SECONDS
     while True:
-        oid, visits, surroundings = _rows(server, _READ_STATE, (database.name,))[0]
-        if visits or time.monotonic() > deadline:
+        rows = _rows(server, _READ_STATES, ([database.name for database in databases],))
+        found = {name: state for name, *state in rows}
+        if all(visits for _, visits, _ in found.values()) or time.monotonic() > deadline:
             break
         time.sleep(POLL_SECONDS)
-    database.ticket = Ticket(database.ticket.slot, oid, visits)
-    state = _state(database.ticket, surroundings) if visits else None
-    write_mark(server, database.name, kind="worker", template=database.template.name, state=state)
+    marks = []
+    for database in databases:
+        oid, visits, surroundings = found[database.name]
+        database.ticket = Ticket(database.ticket.slot, oid, visits)
+        state = _state(database.ticket, surroundings) if visits else None
+        marks.append(comment(database.name, kind="worker", template=database.template.name, state=state))
+    server.execute(sql.SQL("; ").join(marks))
 
 
 def _state(ticket: Ticket, surroundings: str) -> str:

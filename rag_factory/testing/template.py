@@ -172,8 +172,13 @@ def read_mark(comment: str | None) -> dict[str, Any]:
 
 def write_mark(server: psycopg.Connection[Any], name: str, **mark: Any) -> None:
     """Write the comment by which we know a database again."""
+    server.execute(comment(name, **mark))
+
+
+def comment(name: str, **mark: Any) -> sql.Composed:
+    """The statement that writes it."""
     text = json.dumps({"rag_factory": mark | {"used": int(time.time())}})
-    server.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), sql.Literal(text)))
+    return sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), sql.Literal(text))
 
 
 def touch(server: psycopg.Connection[Any], name: str, mark: dict[str, Any]) -> None:
