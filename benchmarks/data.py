@@ -24,7 +24,8 @@ from benchmarks.timing import Comparison, Figure, describe_machine, parse_argume
 from rag_factory.database.config import DatabaseConfig
 from rag_factory.database.connection import DatabaseConnection
 from rag_factory.database.ingest import ingest
-from rag_factory.database.search import search_hybrid, search_text, search_vector
+from rag_factory.database.search import search_hybrid, search_text, search_vector, set_locally
+from rag_factory.database.search_options import DEFAULT_LIMIT, read_options
 from rag_factory.database.url import DatabaseUrl
 from rag_factory.server import EmbeddedServer, find_binaries
 from rag_factory.testing.place import FORGETFUL
@@ -147,6 +148,8 @@ def measure_vector_search(lab: Laboratory, rounds: int) -> Figure:
         ours, bare = "`search_vector`", "the same SQL through psycopg"
         whole = "`search_vector`, each in a session of its own"
         statements = capture(session, lambda: search_vector(session, queries[0]))
+        # SQLAlchemy, which is listened to, doesn't see these.
+        statements.insert(0, (set_locally(read_options(DEFAULT_LIMIT, {})), None))
 
         def time_sessions() -> float:
             began = time.perf_counter()

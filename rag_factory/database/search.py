@@ -216,8 +216,15 @@ def _matching(conditions: str, fields: str = _CHUNK) -> str:
 
 def _set(connection: Connection, settings: Mapping[str, str]) -> None:
     """Set what the index is searched with, all in one round trip, until the transaction ends."""
-    statements = "; ".join(f"SET LOCAL {name} = {value}" for name, value in settings.items())
-    connection.exec_driver_sql(statements, execution_options={"no_parameters": True})
+    # By the driver's cursor: that SQLAlchemy makes a result of nothing takes a tenth of a search.
+    cursor = connection.connection.cursor()
+    cursor.execute(set_locally(settings))
+    cursor.close()
+
+
+def set_locally(settings: Mapping[str, str]) -> str:
+    """The statements that set these for the rest of the transaction."""
+    return "; ".join(f"SET LOCAL {name} = {value}" for name, value in settings.items())
 
 
 def _connect(session: Session) -> Connection:
