@@ -116,15 +116,14 @@ def _encode_array(values: Any) -> bytes:
 
     if values.ndim != 1:
         raise ValueError(f"has {values.ndim} axes instead of one")
-    try:
-        if values.dtype == np.float32:
-            numbers = values.astype(">f4")
-        else:
+    numbers = values
+    if values.dtype != np.float32:
+        try:
             with np.errstate(over="ignore"):  # becomes infinity, which is found next
-                numbers = values.astype(">f4")
-    except (TypeError, ValueError) as error:
-        raise ValueError("is not an array of numbers") from error
+                numbers = values.astype(np.float32)
+        except (TypeError, ValueError) as error:
+            raise ValueError("is not an array of numbers") from error
     if not np.isfinite(numbers).all():
         raise ValueError("holds NaN or infinity")
-    encoded: bytes = numbers.tobytes()
+    encoded: bytes = numbers.astype(">f4").tobytes()
     return encoded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -23,7 +24,7 @@ from rag_factory.database.search_options import (
 from rag_factory.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Unpack
     from uuid import UUID
 
@@ -105,13 +106,7 @@ def search_vector(
     connection = _connect(session)
     parameters |= {"vector": _read_vector(connection, embedding, metric), "limit": limit}
     _set(connection, settings)
-    rows = connection.exec_driver_sql(
-        f"SELECT {_FIELDS.format(table='nearest')}, {_SCORES[metric]} AS score"
-        f" FROM ({_nearest(metric, conditions)}) AS nearest JOIN documents USING (document_id)"
-        " ORDER BY distance + 0, chunk_id",
-        parameters,
-    ).all()  # fetched one by one they cost more
-    return [Hit(*row) for row in rows]
+    return [Hit(*row) for row in _fetch(connection, _vector_query(metric, conditions), parameters)]
 
 
 def search_text(
@@ -129,17 +124,12 @@ def search_text(
     check_limit(limit)
     conditions, parameters = read_filters(filters)
     parameters |= {"query": read_query(query), "limit": limit}
-    rows = (
-        _connect(session)
-        .exec_driver_sql(
-            f"SELECT {_FIELDS.format(table='matching')}, score"
-            f" FROM ({_matching(conditions)}) AS matching JOIN documents USING (document_id)"
-            " ORDER BY score DESC, chunk_id",
-            parameters,
-        )
-        .all()
+    statement = (
+        f"SELECT {_FIELDS.format(table='matching')}, score"
+        f" FROM ({_matching(conditions)}) AS matching JOIN documents USING (document_id)"
+        " ORDER BY score DESC, chunk_id"
     )
-    return [Hit(*row) for row in rows]
+    return [Hit(*row) for row in _fetch(_connect(session), statement, parameters)]
 
 
 def search_hybrid(
@@ -171,7 +161,7 @@ def search_hybrid(
     connection = _connect(session)
     parameters["vector"] = _read_vector(connection, embedding, "cosine")
     _set(connection, settings)
-    rows = connection.exec_driver_sql(
+    statement = (
         "WITH by_vector AS MATERIALIZED ("
         " SELECT chunk_id, row_number() OVER (ORDER BY distance, chunk_id) AS rank"
         f" FROM ({_nearest('cosine', conditions, 'chunk_id')}) AS nearest"
@@ -186,10 +176,18 @@ def search_hybrid(
         " ORDER BY score DESC, chunk_id LIMIT %(returned)s"
         f") SELECT {_FIELDS.format(table='chunks')}, score, vector_rank, text_rank"
         " FROM fused JOIN chunks USING (chunk_id) JOIN documents USING (document_id)"
-        " ORDER BY score DESC, chunk_id",
-        parameters,
-    ).all()
-    return [HybridHit(*row) for row in rows]
+        " ORDER BY score DESC, chunk_id"
+    )
+    return [HybridHit(*row) for row in _fetch(connection, statement, parameters)]
+
+
+@cache
+def _vector_query(metric: Metric, conditions: str) -> str:
+    return (
+        f"SELECT {_FIELDS.format(table='nearest')}, {_SCORES[metric]} AS score"
+        f" FROM ({_nearest(metric, conditions)}) AS nearest JOIN documents USING (document_id)"
+        " ORDER BY distance + 0, chunk_id"
+    )
 
 
 def _nearest(metric: Metric, conditions: str, fields: str = _CHUNK) -> str:
@@ -212,6 +210,14 @@ def _matching(conditions: str, fields: str = _CHUNK) -> str:
         f"SELECT {fields}, ts_rank_cd(search_vector, {_QUERY}, 32) AS score FROM chunks"
         f" WHERE search_vector @@ {_QUERY}{conditions} ORDER BY score DESC, chunk_id LIMIT %(limit)s"
     )
+
+
+def _fetch(connection: Connection, statement: str, parameters: Mapping[str, Any]) -> Sequence[Any]:
+    """The rows as the driver gives them: SQLAlchemy's would be unpacked at once."""
+    result = connection.exec_driver_sql(statement, parameters)
+    rows = result.cursor.fetchall()
+    result.close()
+    return rows
 
 
 def _set(connection: Connection, settings: Mapping[str, str]) -> None:
