@@ -39,6 +39,7 @@ def connect(
         "application_name": APPLICATION_NAME,
     }
     try:
+        # psycopg's annotation knows its own options, not libpq's, which are all texts.
         connection = psycopg.connect(**(given | url.libpq), autocommit=True)  # type: ignore[arg-type]
         connection.read_only = read_only
     except psycopg.Error as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from psycopg import AsyncConnection as AsyncDriver
 from psycopg import Connection as Driver
@@ -21,6 +21,7 @@ from rag_factory.testing.catalog import OBJECTS, SCHEMA, prepare_restore
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from sqlalchemy.pool import QueuePool
 
     from rag_factory.testing.databases import WorkerDatabase
 
@@ -84,7 +85,8 @@ class Held:
 
         Returns what is wrong: it changed more than rows, or left a connection open.
         """
-        left_open = self.pooled.pool.checkedout()  # type: ignore[attr-defined]
+        pool = cast("QueuePool", self.pooled.pool)
+        left_open = pool.checkedout()
         if left_open:
             return self._judge(f"it left a transaction open, in {left_open} of its connections")
         try:
@@ -95,7 +97,7 @@ class Held:
             if self._restorer is None or self._restorer.closed:
                 self._restorer = connect(self.database.url)
                 prepare_restore(self._restorer)
-            sessions = 1 + (self._connection is not None) + self.pooled.pool.checkedin()  # type: ignore[attr-defined]
+            sessions = 1 + (self._connection is not None) + pool.checkedin()
             query = _RESTORE.format(writes=self._writes, sessions=sessions).encode()
             writes, _, changed = (_ask(self._restorer, query) or "").partition(" ")
             self._writes = int(writes)

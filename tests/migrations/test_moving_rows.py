@@ -156,20 +156,21 @@ def test_tables_are_not_rewritten(database_at: Make, start: str, end: str, table
     assert database.execute(file, table) == before
 
 
-def test_not_null_is_proved_by_the_check_without_a_scan(database_at: Make) -> None:
+@pytest.mark.parametrize(
+    ("start", "table", "column"),
+    [("006", "collections", "description"), ("015", "users", "new_role"), ("018", "documents", "new_status")],
+)
+def test_not_null_is_proved_by_the_check_without_a_scan(
+    database_at: Make, start: str, table: str, column: str
+) -> None:
     from rag_factory.database.driver import connect
 
-    for start, table, statement in (
-        ("006", "collections", "ALTER COLUMN description SET NOT NULL"),
-        ("015", "users", "ALTER COLUMN new_role SET NOT NULL"),
-        ("018", "documents", "ALTER COLUMN new_status SET NOT NULL"),
-    ):
-        database = database_at(start)
-        said: list[str | None] = []
-        with connect(database.target.url) as connection:
-            if start == "006":
-                connection.execute("ALTER TABLE collections ALTER COLUMN description DROP NOT NULL")
-            connection.add_notice_handler(lambda notice: said.append(notice.message_primary))  # noqa: B023
-            connection.execute("SET client_min_messages = debug1")
-            connection.execute(f"ALTER TABLE {table} {statement}".encode())
-        assert any("are sufficient to prove that it does not contain nulls" in (text or "") for text in said)
+    database = database_at(start)
+    said: list[str | None] = []
+    with connect(database.target.url) as connection:
+        if start == "006":
+            connection.execute("ALTER TABLE collections ALTER COLUMN description DROP NOT NULL")
+        connection.add_notice_handler(lambda notice: said.append(notice.message_primary))
+        connection.execute("SET client_min_messages = debug1")
+        connection.execute(f"ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL".encode())
+    assert any("are sufficient to prove that it does not contain nulls" in (text or "") for text in said)

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.orm import Session
 
-    from rag_factory.database.embedding import Embeddings
 
 ROOT = Path(__file__).parents[3]
 EMBEDDER = OfflineEmbedder(DIMENSIONS)
@@ -67,7 +66,7 @@ class TooFew(OfflineEmbedder):
 class TooShort(OfflineEmbedder):
     """One that doesn't keep to its dimensions."""
 
-    def embed(self, texts: Sequence[str]) -> Embeddings:  # type: ignore[override] # that is what is wrong
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
         return [[1.0]] * len(texts)
 
 

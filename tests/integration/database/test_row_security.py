@@ -114,8 +114,8 @@ def test_role_writes_the_rows_of_its_tenant_only(
         "new row violates row-level security policy",
     )
     act_as(application)
-    assert rows_of_all.execute(text(f"UPDATE {table} SET created_at = now()")).rowcount == 0  # type: ignore[attr-defined]
-    assert rows_of_all.execute(text(f"DELETE FROM {table}")).rowcount == 0  # type: ignore[attr-defined]
+    assert rows_of_all.execute(text(f"UPDATE {table} SET created_at = now() RETURNING 1")).all() == []
+    assert rows_of_all.execute(text(f"DELETE FROM {table} RETURNING 1")).all() == []
 
 
 def test_role_deletes_its_rows_and_no_other(rows_of_all: Session, application: str, act_as: ActAs) -> None:
