@@ -222,7 +222,7 @@ def _fetch(connection: Connection, statement: str, parameters: Mapping[str, Any]
 
 def _set(connection: Connection, settings: Mapping[str, str]) -> None:
     """Set what the index is searched with, all in one round trip, until the transaction ends."""
-    # By the driver's cursor: that SQLAlchemy makes a result of nothing takes a tenth of a search.
+    # By the driver's cursor: SQLAlchemy would first make a result of nothing.
     cursor = connection.connection.cursor()
     cursor.execute(set_locally(settings))
     cursor.close()

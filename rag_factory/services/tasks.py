@@ -77,7 +77,8 @@ def _connect(work: Workspace) -> DatabaseConnection:
     """Connect to a database that has all tables. Raises BehindError: it is not migrated."""
     pending = work.history.pending(work.read_known_state().revisions, work.history.head)
     if pending:
-        raise BehindError(f"{work.target.place} is behind.", fix="First: invoke db.migrate")
+        count = f"{len(pending)} revision{'s' if len(pending) > 1 else ''} pending"
+        raise BehindError(f"{work.target.place} is behind: {count}.", fix="First: invoke db.migrate")
     from rag_factory.database.connection import DatabaseConnection
 
     return DatabaseConnection(work.config, url=None if work.config.url else work.target.url)

@@ -7,13 +7,26 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rag_factory.database.config import DatabaseConfig
+from rag_factory.database.models import User
 from rag_factory.database.models.documents import DIMENSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from uuid import UUID
+
+    from sqlalchemy.orm import Session
 
     from rag_factory.database.connection import DatabaseConnection
+
+
+@pytest.fixture
+def user_id(db_connection: Session) -> UUID:
+    """A user, in the test's transaction."""
+    user = User(email="ada@example.org")
+    db_connection.add(user)
+    db_connection.flush()
+    return user.user_id
 
 
 @pytest.fixture

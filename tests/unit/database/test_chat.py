@@ -35,14 +35,6 @@ NOBODY = UUID(int=1)
 
 
 @pytest.fixture
-def user_id(db_connection: Session) -> UUID:
-    user = User(email="ada@example.org")
-    db_connection.add(user)
-    db_connection.flush()
-    return user.user_id
-
-
-@pytest.fixture
 def conversation_id(db_connection: Session) -> UUID:
     return start_conversation(db_connection)
 

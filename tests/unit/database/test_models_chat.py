@@ -15,20 +15,11 @@ from rag_factory.database.models import (
     MessageRole,
     ScratchpadEntry,
     ScratchpadEntryType,
-    User,
     UserMemory,
 )
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
-
-
-@pytest.fixture
-def user_id(db_connection: Session) -> UUID:
-    user = User(email="ada@example.org")
-    db_connection.add(user)
-    db_connection.flush()
-    return user.user_id
 
 
 @pytest.fixture
