@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rag_factory.migrate.bookkeeping import OWN_SCHEMAS
+
 if TYPE_CHECKING:
     import psycopg
 
+_OWN = ", ".join(f"'{name}'" for name in OWN_SCHEMAS)
+
 # Objects that belong to an extension come and go with it: it is one line.
 _OURS = """
-    {schema} NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'rag_factory_testing')
+    {schema} NOT IN ('pg_catalog', 'information_schema', 'pg_toast', {own})
     AND NOT EXISTS (SELECT FROM pg_depend AS part WHERE part.classid = '{catalog}'::regclass
                     AND part.objid = {oid} AND part.deptype = 'e')
 """
 
 
 def _ours(catalog: str, oid: str) -> str:
-    return _OURS.format(schema="n.nspname", catalog=catalog, oid=oid)
+    return _OURS.format(own=_OWN, schema="n.nspname", catalog=catalog, oid=oid)
 
 
 _IS_OURS = _ours("pg_class", "c.oid")

