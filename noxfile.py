@@ -46,7 +46,7 @@ def migrations(session: nox.Session) -> None:
     session.run("pytest", "-n", "auto", "tests/migrations", *session.posargs)
 
 
-@nox.session
+@nox.session  # [engine]
 def coverage(session: nox.Session) -> None:
     """Run the test suite and measure which branches it takes; arguments after -- go to pytest."""
     session.install("-e", ".", *dependencies("tests", "coverage"))
@@ -57,11 +57,11 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, which module imports which, and the workflows; arguments after -- go to ruff check."""
+    """Check style, imports and the workflows; arguments after -- go to ruff check."""
     session.install(*dependencies("lint"))
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
-    session.run("lint-imports", "--no-logo")
+    session.run("lint-imports", "--no-logo")  # [engine]
     session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflow_files())
     session.run("check-jsonschema", "--builtin-schema", "vendor.dependabot", ".github/dependabot.yml")
     session.run("actionlint")

@@ -1,0 +1,83 @@
+"""The command `rag-factory`: make a project, add the engine to one, see what an update asks of it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from rag_factory.errors import RagFactoryError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rag_factory.template.creation import Change
+
+SIGNS = {"add": "+", "change": "~", "remove": "-"}
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command. Returns its exit code: 0, or that of the error, which is told on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except RagFactoryError as error:
+        say(str(error))
+        return error.exit_code
+    except OSError as error:
+        say(f"{error.filename or 'A file'}: {error.strerror or error}.")
+        return RagFactoryError.exit_code
+    except KeyboardInterrupt:
+        say("Interrupted.")
+        return INTERRUPTED
+    return code
+
+
+def show(text: str) -> None:
+    """Print data."""
+    print(text)  # noqa: T201 - this is what the command gives
+
+
+def say(text: str) -> None:
+    """Print prose."""
+    print(text, file=sys.stderr)  # noqa: T201 - likewise
+
+
+def show_change(change: Change) -> None:
+    """Print what is done to a file."""
+    show(f"{SIGNS[change.kind]} {change.path}")
+
+
+class _Parser(argparse.ArgumentParser):
+    """One that tells a wrong call as the tasks do."""
+
+    def error(self, message: str) -> NoReturn:
+        say(f"{message[:1].upper()}{message[1:]}. To see what there is: {self.prog} --help")
+        raise SystemExit(UsageError.exit_code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="rag-factory", description=__doc__)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    new = commands.add_parser("new", help="write a new project", description="Write a new project.")
+    new.add_argument("name", metavar="NAME", help="what it is called, like my-app; its package is my_app")
+    new.add_argument("--without", metavar="SUBJECTS", help="leave out chat, tenancy, audit, or several")
+    new.add_argument("--folder", type=Path, help="where to write it (./NAME)")
+    new.add_argument("--dry-run", action="store_true", help="print what would be written, and write nothing")
+    new.set_defaults(run=_new)
+    return parser
+
+
+def _new(options: argparse.Namespace) -> int:
+    from rag_factory.template.creation import NEXT_STEPS, make_plan, write_new
+
+    plan = make_plan(options.name, options.without)
+    folder = options.folder or Path(options.name)
+    write_new(plan, folder, dry_run=options.dry_run, on_change=show_change)
+    if options.dry_run:
+        say(f"Nothing was written. Without --dry-run, this is written to {folder}")
+    else:
+        say(f"{plan.name} is in {folder}. Next:\n  cd {folder}\n  " + "\n  ".join(NEXT_STEPS))
+    return 0
