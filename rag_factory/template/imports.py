@@ -148,6 +148,8 @@ def _drop_empty_block(lines: list[str], number: int, indent: int) -> None:
     if lines[header].strip() == "if TYPE_CHECKING:" and len(following) - len(following.lstrip()) < indent:
         del lines[header:number]
         number = header
+    while lines[number - 1].endswith(":") and not lines[number].strip():
+        del lines[number]
     while number and number < len(lines) and not lines[number - 1].strip() and not lines[number].strip():
         del lines[number]
 
