@@ -14,7 +14,7 @@ sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
 
 from invoke.collection import Collection  # noqa: E402
 
-from rag_factory.tasks import db, env, migration, test, usage  # noqa: E402
+from rag_factory.tasks import db, env, migration, template, test, usage  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +33,9 @@ def build_namespace(root: Path, *, db_tasks: Sequence[Task[Any]] = ()) -> Collec
     namespace.add_collection(Collection("db", *db.TASKS, *migration.TASKS, *db_tasks))
     namespace.add_collection(Collection("env", *env.TASKS))
     namespace.add_collection(Collection("test", *test.TASKS))
+    # Only the checkout of the template has something to make a project of.
+    if (root / "rag_factory" / "template" / "manifest.toml").is_file():
+        namespace.add_collection(Collection("template", *template.TASKS))
     # Each task runs as often as it is named: `invoke db.migrate db.rollback db.migrate` is a round trip.
     namespace.configure({"rag_factory": {"root": str(root.resolve())}, "tasks": {"dedupe": False}})
     return namespace

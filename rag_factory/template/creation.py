@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+SIGNS = {"add": "+", "change": "~", "remove": "-"}
 NEXT_STEPS = ("uv run invoke db.migrate", "uv run nox -s tests")
 
 

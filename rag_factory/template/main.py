@@ -7,14 +7,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from rag_factory.errors import RagFactoryError, UsageError
+from rag_factory.errors import BehindError, RagFactoryError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rag_factory.template.creation import Change
 
-SIGNS = {"add": "+", "change": "~", "remove": "-"}
 INTERRUPTED = 130
 
 
@@ -47,6 +46,8 @@ def say(text: str) -> None:
 
 def show_change(change: Change) -> None:
     """Print what is done to a file."""
+    from rag_factory.template.creation import SIGNS
+
     show(f"{SIGNS[change.kind]} {change.path}")
 
 
@@ -67,6 +68,18 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("--folder", type=Path, help="where to write it (./NAME)")
     new.add_argument("--dry-run", action="store_true", help="print what would be written, and write nothing")
     new.set_defaults(run=_new)
+    upgrade = commands.add_parser(
+        "upgrade",
+        help="say what a newer release asks of a project",
+        description="Say what the releases since the recorded one ask of the project's own files. Ends with 5 when"
+        " there is something to do.",
+    )
+    upgrade.add_argument(
+        "folder", metavar="FOLDER", nargs="?", type=Path, default=Path(), help="the project (.)"
+    )
+    upgrade.add_argument("--check", action="store_true", required=True, help="look, and change nothing")
+    upgrade.add_argument("--diff", action="store_true", help="show how files differ from the template's")
+    upgrade.set_defaults(run=_upgrade)
     return parser
 
 
@@ -80,4 +93,26 @@ def _new(options: argparse.Namespace) -> int:
         say(f"Nothing was written. Without --dry-run, this is written to {folder}")
     else:
         say(f"{plan.name} is in {folder}. Next:\n  cd {folder}\n  " + "\n  ".join(NEXT_STEPS))
+    return 0
+
+
+def _upgrade(options: argparse.Namespace) -> int:
+    from rag_factory.template.tree import TEMPLATE_VERSION
+    from rag_factory.template.upgrade import check_upgrade
+
+    advice = check_upgrade(options.folder)
+    for release, text in advice.updating.items():
+        show(f"{release}\n\n{text}\n")
+    for path, difference in advice.differing.items():
+        show(difference if options.diff else f"differs from the template: {path}")
+    if advice.differing and not options.diff:
+        say("What differs may be your own change. To see it: rag-factory upgrade --check --diff")
+    if advice.updating:
+        raise BehindError(
+            f"The project's files are as of {advice.recorded}, the engine is {advice.installed}.",
+            fix=f'When the above is done: {TEMPLATE_VERSION} = "{advice.installed}" in pyproject.toml.',
+        )
+    say(
+        f"The project's files are as of {advice.recorded}; the engine {advice.installed} asks for nothing more."
+    )
     return 0

@@ -22,7 +22,9 @@ CHECKOUT = TEMPLATE.parents[1]
 # The names that stand for a project's own in files that are only for projects.
 PACKAGE, DISTRIBUTION = "my_app", "my-app"
 ONLY_PROJECTS = "rag_factory/template/project/"
-VERSION, LEFT_OUT = "0.0.0", "left_out"
+VERSION = "0.0.0"
+# What a project records of itself in [tool.rag_factory].
+TEMPLATE_VERSION, LEFT_OUT = "template_version", "left_out"
 DISTRIBUTION_OF_ENGINE = "rag-factory"
 REVISIONS = "migrations/versions/"
 _REVISES = re.compile(r"^Revises:.*$", re.MULTILINE)
