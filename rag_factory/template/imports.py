@@ -150,8 +150,12 @@ def _drop_empty_block(lines: list[str], number: int, indent: int) -> None:
         number = header
     while lines[number - 1].endswith(":") and not lines[number].strip():
         del lines[number]
-    while number and number < len(lines) and not lines[number - 1].strip() and not lines[number].strip():
-        del lines[number]
+    above = below = number
+    while above and not lines[above - 1].strip():
+        above -= 1
+    while below < len(lines) and not lines[below].strip():
+        below += 1
+    del lines[above : above + min(number - above, below - number)]
 
 
 def _name(alias: ast.alias) -> str:

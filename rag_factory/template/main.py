@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from rag_factory.errors import BehindError, RagFactoryError, UsageError
+from rag_factory.errors import BehindError, RagFactoryError, RefusedError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,11 +68,24 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("--folder", type=Path, help="where to write it (./NAME)")
     new.add_argument("--dry-run", action="store_true", help="print what would be written, and write nothing")
     new.set_defaults(run=_new)
+    adopt = commands.add_parser(
+        "adopt",
+        help="add the engine to an Alembic project",
+        description="Add the engine to an Alembic project: tasks.py, a line of conftest.py, what env.py"
+        " needs, and a table in pyproject.toml. Shows the difference and asks first."
+        " To repeat it changes nothing.",
+    )
+    adopt.add_argument(
+        "folder", metavar="FOLDER", nargs="?", type=Path, default=Path(), help="the project (.)"
+    )
+    adopt.add_argument("--yes", action="store_true", help="do it without asking")
+    adopt.add_argument("--dry-run", action="store_true", help="show the difference, and write nothing")
+    adopt.set_defaults(run=_adopt)
     upgrade = commands.add_parser(
         "upgrade",
         help="say what a newer release asks of a project",
-        description="Say what the releases since the recorded one ask of the project's own files. Ends with 5 when"
-        " there is something to do.",
+        description="Say what the releases since the recorded one ask of the project's own files."
+        " Ends with 5 when there is something to do.",
     )
     upgrade.add_argument(
         "folder", metavar="FOLDER", nargs="?", type=Path, default=Path(), help="the project (.)"
@@ -96,6 +109,38 @@ def _new(options: argparse.Namespace) -> int:
     return 0
 
 
+def _adopt(options: argparse.Namespace) -> int:
+    from rag_factory.template.adoption import plan_adoption
+
+    adoption = plan_adoption(options.folder)
+    for difference in adoption.differences():
+        show(difference)
+    for note in adoption.notes:
+        say(f"By hand: {note}")
+    if not adoption.files:
+        say("Nothing to write: the engine is in this project.")
+    elif options.dry_run:
+        say("Nothing was written.")
+    else:
+        _confirm(
+            f"This changes {len(adoption.files)} files of {adoption.root.name} as shown", yes=options.yes
+        )
+        adoption.write()
+        say("Written. Next:\n  invoke db.status\n  invoke db.migrate")
+    return 0
+
+
+def _confirm(effect: str, *, yes: bool) -> None:
+    """Ask on a terminal. Raises RefusedError: not confirmed."""
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise RefusedError(f"{effect}. Nothing was written.", fix="If that is what you want, add: --yes")
+    print(f"{effect}. Go on? [y/N] ", end="", file=sys.stderr, flush=True)  # noqa: T201 - a question
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        raise RefusedError("Not confirmed. Nothing was written.")
+
+
 def _upgrade(options: argparse.Namespace) -> int:
     from rag_factory.template.tree import TEMPLATE_VERSION
     from rag_factory.template.upgrade import check_upgrade
@@ -112,7 +157,5 @@ def _upgrade(options: argparse.Namespace) -> int:
             f"The project's files are as of {advice.recorded}, the engine is {advice.installed}.",
             fix=f'When the above is done: {TEMPLATE_VERSION} = "{advice.installed}" in pyproject.toml.',
         )
-    say(
-        f"The project's files are as of {advice.recorded}; the engine {advice.installed} asks for nothing more."
-    )
+    say(f"The project's files are as of {advice.recorded}; {advice.installed} asks for nothing more.")
     return 0

@@ -28,6 +28,8 @@ _CLOSING = re.compile(rf"\s*(?:#|<!--) {_NAMES}\](?: -->)?$")
 
 def leave_out(text: str, subjects: Collection[str], *, known: Collection[str], python: bool) -> str:
     """Cut the parts of these subjects, and the markers of all that are known."""
+    if "[" not in text or not has_marker(text):
+        return text
     lines = text.split("\n")
     statements = _statements(text) if python else {}
     kept: list[str] = []

@@ -101,15 +101,19 @@ class _Writer:
         known = {*self._manifest.subjects, ENGINE}
         try:
             text = leave_out(text, self._left_out, known=known, python=python)
-            if python:
+            if python and text != before:
                 text = drop_unused(text, before)
         except (SyntaxError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from error
+        # The engine is somebody else's package there, and the project's own has another name.
+        sort = python and "rag_factory" in text
         text = self.rename(text)
+        if sort:
+            text = sort_imports(text, {self._plan.package, "tests"})
         if path.startswith(ONLY_PROJECTS):
             text = text.replace(VERSION, version(DISTRIBUTION_OF_ENGINE))
             text = text.replace(f"{LEFT_OUT} = []", f"{LEFT_OUT} = {json.dumps(sorted(self._plan.without))}")
-        return (sort_imports(text, {self._plan.package, "tests"}) if python else text).encode()
+        return text.encode()
 
     def rename(self, text: str) -> str:
         """Give what is the project's its name."""
