@@ -55,6 +55,13 @@ def coverage(session: nox.Session) -> None:
     session.run("coverage", "report")
 
 
+@nox.session(default=False)  # [engine]
+def template(session: nox.Session) -> None:
+    """Build the wheel, and try the projects that come of it; arguments after -- go to pytest."""
+    session.install("-e", ".", *dependencies("tests"))
+    session.run("pytest", "-n", "2", "tests/engine/template/projects.py", *session.posargs)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style, imports and the workflows; arguments after -- go to ruff check."""

@@ -81,6 +81,7 @@ def plan_adoption(root: Path) -> Adoption:
         adoption.notes.append(f"{env.relative_to(root)}: {problem}")
     _plan_settings(adoption, env, text)
     _note_dependencies(adoption)
+    _note_ignored(adoption)
     return adoption
 
 
@@ -170,6 +171,12 @@ def _note_dependencies(adoption: Adoption) -> None:
             "The engine is no dependency yet. With uv:\n"
             f"    uv add '{engine}' && uv add --dev '{development}'"
         )
+
+
+def _note_ignored(adoption: Adoption) -> None:
+    path = adoption.root / ".gitignore"
+    if path.is_file() and ".rag_factory" not in adoption.before(path):
+        adoption.notes.append(".gitignore: add .rag_factory/, where the embedded server keeps its data.")
 
 
 def _is_beginning(node: ast.stmt) -> bool:
