@@ -71,7 +71,7 @@ def lint(session: nox.Session) -> None:
     session.run("lint-imports", "--no-logo")  # [engine]
     session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflow_files())
     session.run("check-jsonschema", "--builtin-schema", "vendor.dependabot", ".github/dependabot.yml")
-    session.run("actionlint")
+    session.run("actionlint", *workflow_files())  # named, it needs no git repository
     session.run("zizmor", "--offline", "--quiet", "--pedantic", ".github")
 
 

@@ -12,8 +12,8 @@ Before this runs where people are waiting:
 - NOT NULL: first a CHECK (... IS NOT NULL) NOT VALID, validate it in the next revision, then SET NOT NULL.
 - A foreign key or a check on a table with data: NOT VALID here, VALIDATE in the next revision.
 - An index on a table with data: CONCURRENTLY in `with op.get_context().autocommit_block():`, alone in its
-  revision, after DROP INDEX CONCURRENTLY IF EXISTS for what a failed try left. Lift the lock timeout meanwhile:
-  it waits for older transactions, and holds up nobody. Revision 002 shows it.
+  revision, after DROP INDEX CONCURRENTLY IF EXISTS for what a failed try left. Lift the lock timeout
+  meanwhile: it waits for older transactions, and holds up nobody. Revision 002 shows it.
 - Rename or drop only what no running version of the application reads any more.
 - The type of a column, also the dimensions of a vector: a new column, filled in batches, then the switch.
 - Import no models here: they move on, this revision does not.
@@ -24,8 +24,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 from alembic import op
-${imports if imports else ""}
-
+${imports + "\n" if imports else ""}
 revision: str = ${repr(up_revision)}
 down_revision: str | Sequence[str] | None = ${repr(down_revision)}
 branch_labels: str | Sequence[str] | None = ${repr(branch_labels)}

@@ -209,7 +209,9 @@ def test_project_of_an_older_release_is_updated(place: Place, older_wheel: Path)
     assert f"The project's files are as of {before[1]}, the engine is " in said
     project.uv("invoke", "db.migrate")
     project.tasks(*AFTER_MIGRATING)
-    project.uv("pytest", "-q", "-n", "2", "tests/unit/database", "tests/migrations/test_history.py")
+    project.uv(
+        "pytest", "-q", "tests/unit/database/test_models.py", "tests/integration/database/test_database.py"
+    )
 
 
 @pytest.mark.parametrize("files", [FLEET, LIBRARY], ids=["fleet", "library"])
