@@ -28,6 +28,12 @@ def workflow_files() -> list[str]:
     return sorted(map(str, Path(".github/workflows").glob("*.yml")))
 
 
+def issue_forms() -> list[str]:
+    """The paths of the forms for an issue."""
+    forms = Path(".github/ISSUE_TEMPLATE").glob("*.yml")
+    return sorted(str(path) for path in forms if path.name != "config.yml")
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the test suite; arguments after -- go to pytest: a folder, -k, -n 4, --shard 2/4."""
@@ -64,6 +70,8 @@ def lint(session: nox.Session) -> None:
     session.run("lint-imports", "--no-logo")
     session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflow_files())
     session.run("check-jsonschema", "--builtin-schema", "vendor.dependabot", ".github/dependabot.yml")
+    session.run("check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *issue_forms())
+    session.run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml")
     session.run("actionlint")
     session.run("zizmor", "--offline", "--quiet", "--pedantic", ".github")
 
