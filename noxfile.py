@@ -77,6 +77,13 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into site/ and check its links; arguments after -- go to mkdocs build."""
+    session.install(*dependencies("docs"))
+    session.run("mkdocs", "build", "--strict", "--clean", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session
 def typecheck(session: nox.Session) -> None:
     """Check the types; arguments after -- go to mypy."""
     session.install("-e", ".", *dependencies("tests", "typecheck"))
