@@ -54,7 +54,8 @@ def reader(project: Path, public_folder: Path) -> Iterator[CommandLine]:
 
 @pytest.mark.parametrize("page", RUN, ids=name)
 def test_page_does_what_it_says(page: Path, reader: CommandLine) -> None:
-    assert list(run_page(page, reader)) == []
+    wrong = list(run_page(page, reader))
+    assert not wrong, "\n\n".join(wrong)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
