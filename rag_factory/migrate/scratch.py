@@ -68,7 +68,7 @@ def migrated_scratch(
     """Make a scratch database at `revision` for the body, by running the revisions from the first one."""
     with scratch_name(target) as scratch:
         create_database(scratch, project)
-        Runner(scratch, project, history).upgrade(revision)
+        Runner(scratch, project, history, keep_ledger=False).upgrade(revision)
         yield scratch
 
 
