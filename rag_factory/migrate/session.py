@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -65,20 +65,21 @@ class Session:
 
     execute: Callable[[str], list[Row]]
     notice: Callable[[str], None] = log.info
-    attempts: int = field(default=ATTEMPTS)
 
     @classmethod
-    def of_driver(cls, connection: psycopg.Connection[Any], **options: Any) -> Session:
+    def of_driver(
+        cls, connection: psycopg.Connection[Any], notice: Callable[[str], None] = log.info
+    ) -> Session:
         """A session on a psycopg connection, which must be in autocommit mode."""
 
         def execute(statement: str) -> list[Row]:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
 
-        return cls(execute, **options)
+        return cls(execute, notice)
 
     @classmethod
-    def of_sqlalchemy(cls, connection: Connection, **options: Any) -> Session:
+    def of_sqlalchemy(cls, connection: Connection, notice: Callable[[str], None] = log.info) -> Session:
         """A session on a SQLAlchemy connection of any driver, which must be in autocommit mode."""
 
         def execute(statement: str) -> list[Row]:
@@ -86,7 +87,7 @@ class Session:
             result = connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
             return [tuple(row) for row in result] if result.returns_rows else []
 
-        return cls(execute, **options)
+        return cls(execute, notice)
 
     def one(self, query: str) -> Any:
         """The first column of the first row; None when there is no row."""
@@ -150,6 +151,7 @@ class Session:
         work: Callable[[], T],
         *,
         lock_timeout_seconds: float,
+        attempts: int = ATTEMPTS,
         on_failure: Callable[[], None] = lambda: None,
     ) -> T:
         """Do the work until no lock stands in its way. what: the work in words, for a message.
@@ -158,7 +160,7 @@ class Session:
         on_failure: called after each attempt that failed.
         Raises LockedError: nothing came of all attempts; names who has locks on the tables.
         """
-        for attempt in range(1, self.attempts + 1):
+        for attempt in range(1, attempts + 1):
             try:
                 return work()
             except DATABASE_ERRORS as error:
@@ -166,19 +168,21 @@ class Session:
                 if state not in PASSING | MADE_MEANWHILE:
                     raise
                 if state in MADE_MEANWHILE:
-                    if attempt == self.attempts:
+                    if attempt == attempts:
                         raise
                     continue
                 on_failure()
                 holders = self.blockers(tables) or "somebody who has just ended"
-                if attempt == self.attempts:
+                if attempt == attempts:
                     raise LockedError(
                         f"{what}: no lock on {', '.join(tables)} in {attempt} attempts. "
                         f"Locks there are held by {holders}.",
                         fix="Run the task again when they are done, or end them: "
                         "SELECT pg_terminate_backend(pid)",
                     ) from error
-                self.notice(f"{what}: waiting for {holders}, attempt {attempt} of {self.attempts} has failed")
+                # The 1st, 2nd, 4th, 8th …: enough to know, and to see how long it goes on.
+                if attempt & (attempt - 1) == 0:
+                    self.notice(f"{what}: waiting for {holders}; attempt {attempt} of {attempts} failed")
                 pause = min(lock_timeout_seconds, LONGEST_PAUSE_SECONDS)
                 time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter is no secret
         raise AssertionError("attempts must be 1 or more")

@@ -7,7 +7,6 @@ Each commits between its steps, takes strong locks for moments only, and tries a
 Each can be repeated after any crash. `alembic upgrade --sql` writes SQL that does the same.
 """
 
-from rag_factory.migrate.operations import columns, constraints, enums, indexes
-from rag_factory.migrate.operations.steps import Progress
+from rag_factory.migrate.operations import columns, constraints, enums, indexes, rows
 
-__all__ = ["Progress", "columns", "constraints", "enums", "indexes"]
+__all__ = ["columns", "constraints", "enums", "indexes", "rows"]

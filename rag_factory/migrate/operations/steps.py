@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import textwrap
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.dialects import postgresql
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
 
     from alembic.operations import Operations
     from alembic.runtime.migration import MigrationContext
+
+    from rag_factory.migrate.progress import Progress
 
 # Its own parameter style: with the driver's, a % in a condition would be doubled.
 DIALECT = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]  # SQLAlchemy's own
@@ -58,20 +59,6 @@ BEGIN
     END LOOP;
 END
 $rag_factory$"""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far long work is. done, total: in the work's own unit; total is None while it can't be told.
-
-    rows_per_second, eta_seconds: None where they mean nothing.
-    """
-
-    what: str
-    done: int
-    total: int | None
-    rows_per_second: float | None = None
-    eta_seconds: float | None = None
 
 
 def name_of(name: str) -> str:
@@ -135,7 +122,7 @@ class Steps:
         """
         if self.offline:
             condition = f"IF {only_if} THEN\n    {statement};\nEND IF;" if only_if else f"{statement};"
-            self._write(_OFFLINE_STEP.format(body=textwrap.indent(condition, " " * 12), attempts=ATTEMPTS))
+            self.write(_OFFLINE_STEP.format(body=textwrap.indent(condition, " " * 12), attempts=ATTEMPTS))
             return
         session = self.session
 
@@ -151,7 +138,7 @@ class Steps:
         """Run a statement whose wait for others holds up nobody: without a limit on it."""
         if self.offline:
             with self._offline_settings({"lock_timeout": "0", **(settings or {})}):
-                self._write(statement)
+                self.write(statement)
             return
         with self.session.settings({"lock_timeout": "0", **(settings or {})}):
             self.session.execute(statement)
@@ -160,7 +147,7 @@ class Steps:
         """Run a plpgsql block, the declarations included; what it refuses it raises with SQLSTATE RF001."""
         block = f"DO $rag_factory$\n{textwrap.dedent(body).strip()}\n$rag_factory$"
         if self.offline:
-            self._write(block)
+            self.write(block)
         else:
             self.session.retry(
                 self.what,
@@ -169,7 +156,8 @@ class Steps:
                 lock_timeout_seconds=self._lock_timeout_seconds,
             )
 
-    def _write(self, statement: str) -> None:
+    def write(self, statement: str) -> None:
+        """Write a statement of offline SQL."""
         self.context.impl.static_output(f"{statement};")
 
     @contextmanager
@@ -179,25 +167,25 @@ class Steps:
             f"set_config('{name}', {quote(value)}, false)"
             for name, value in values.items()
         )
-        self._write(f"SELECT {saved}")
+        self.write(f"SELECT {saved}")
         yield
         restored = ", ".join(
             f"set_config('{name}', current_setting('rag_factory.{name}'), false)" for name in values
         )
-        self._write(f"SELECT {restored}")
+        self.write(f"SELECT {restored}")
 
     def _offline_setting(self, name: str, value: str) -> Any:
         return self._offline_settings({name: value})
 
     @contextmanager
     def _offline_lock_timeout(self) -> Iterator[None]:
-        self._write(
+        self.write(
             "SELECT set_config('rag_factory.outer_lock_timeout', current_setting('lock_timeout'), false),\n"
             "       set_config('lock_timeout', CASE current_setting('lock_timeout') WHEN '0' THEN "
             f"'{DEFAULT_LOCK_TIMEOUT_SECONDS:g}s' ELSE current_setting('lock_timeout') END, false)"
         )
         yield
-        self._write(
+        self.write(
             "SELECT set_config('lock_timeout', current_setting('rag_factory.outer_lock_timeout'), false)"
         )
 

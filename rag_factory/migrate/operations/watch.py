@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from rag_factory.migrate.operations.steps import Progress
+from rag_factory.migrate.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
