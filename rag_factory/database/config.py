@@ -88,6 +88,9 @@ class DatabaseConfig(BaseSettings):
         description="How long one statement of a migration may run; 0: for ever.",
     )
     backup_folder: Path = Field(Path("backups"), description="Where backups go, from the project's root.")
+    backups_kept: int = Field(
+        10, ge=0, description="How many backups of a database stay when a new one is made; 0: all."
+    )
     embedding_dimensions: int = Field(
         1536, ge=1, le=16000, description="The length of the vectors in chunks.embedding."
     )
