@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 from rag_factory.errors import DriftError, RagFactoryError
 from rag_factory.tasks.command import command
 from rag_factory.tasks.output import human_size, progress_bar, say, show, show_columns, show_json
-from rag_factory.tasks.texts import DATABASE, DEFAULT_WAIT, JSON, WAIT, YES, seconds, whole_number
+from rag_factory.tasks.texts import (
+    DATABASE,
+    DEFAULT_WAIT,
+    DEFAULT_WAIT_SECONDS,
+    JSON,
+    WAIT,
+    YES,
+    seconds,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,13 +40,20 @@ MOST_JOBS = 4
     "backup",
     jobs=JOBS.format("dump", 1),
     keep="How many backups of this database to keep; 0: all (BACKUPS_KEPT).",
+    wait=f"Seconds to wait for tables that are locked ({DEFAULT_WAIT}).",
     json=JSON,
 )
-def backup(work: Workspace, jobs: str = "1", keep: str | None = None, json: bool = False) -> None:
+def backup(
+    work: Workspace,
+    jobs: str = "1",
+    keep: str | None = None,
+    wait: str = DEFAULT_WAIT,
+    json: bool = False,
+) -> None:
     """Back the database up, bound to its revision."""
-    count = whole_number(jobs, "--jobs")
+    count, wait_seconds = whole_number(jobs, "--jobs"), seconds(wait, "--wait")
     kept = None if keep is None else 0 if keep == "0" else whole_number(keep, "--keep")
-    made = make_backup(work, jobs=count, keep=kept)
+    made = make_backup(work, jobs=count, keep=kept, wait_seconds=wait_seconds)
     if json:
         show_json(_describe(made.path, made))
     else:
@@ -118,6 +134,8 @@ def restore(
         done = plan.run(jobs=count, wait_seconds=wait_seconds, on_wait=say, on_progress=on_progress)
     say(f"restored {_describe_rows(found)}, as its manifest says, in {done.seconds:.1f} s")
     say(f"{target.place} is at {', '.join(found.manifest.revisions) or 'base'}")
+    for setting in done.refused:
+        say(f"warning: a setting of the database could not be given to it: {setting}")
     if done.kept_as is not None:
         say(f'the former database is kept as {done.kept_as}; drop it: DROP DATABASE "{done.kept_as}"')
 
@@ -153,7 +171,9 @@ def rehearse(work: Workspace, backup: str | None = None, jobs: str | None = None
 TASKS = (backup, backups, restore, rehearse)
 
 
-def make_backup(work: Workspace, *, jobs: int = 1, keep: int | None = None) -> Backup:
+def make_backup(
+    work: Workspace, *, jobs: int = 1, keep: int | None = None, wait_seconds: float = DEFAULT_WAIT_SECONDS
+) -> Backup:
     """Back the database up, then remove the backups beyond those to keep, telling the user.
 
     keep: how many of this database stay; 0: all; None: BACKUPS_KEPT.
@@ -163,7 +183,9 @@ def make_backup(work: Workspace, *, jobs: int = 1, keep: int | None = None) -> B
     from rag_factory.migrate.backup.folder import prune
 
     with _bar("backing up, %") as on_progress:
-        made = back_up(work.target, work.project, jobs=jobs, on_progress=on_progress)
+        made = back_up(
+            work.target, work.project, jobs=jobs, wait_seconds=wait_seconds, on_progress=on_progress
+        )
     size, took = human_size(made.manifest.size_bytes), made.manifest.seconds
     say(f"backed up {work.target.place}: {_describe_rows(made)}, {size}, {took:.1f} s")
     say(f"wrote {_shown(work, made.path)}")
@@ -232,6 +254,8 @@ def _describe(path: Path, backup: Backup | None, problem: str | None = None, **m
     if backup is not None:
         manifest = backup.manifest
         described |= {"size_bytes": manifest.size_bytes, "row_count": manifest.row_count, **manifest.data()}
+        # Some keep secrets there, and this may end in a log.
+        del described["settings"]
     return described
 
 

@@ -7,6 +7,7 @@ import re
 import selectors
 import signal
 import subprocess
+import time
 from typing import TYPE_CHECKING
 
 from rag_factory.database.url import scrub
@@ -39,7 +40,7 @@ def run(
 
     at_least: the oldest major version that will do. on_line: told each line of its report, on_tick called
     twice a second. hold: descriptors whose locks it holds as well. What it writes is for this user only.
-    It ends when this process does, however that ends: the next line of its report has nobody to read it.
+    Should this process be killed, it ends too: at the next line of its report, which nobody reads any more.
     Raises RagFactoryError: it failed, with its own words.
     """
     path = program(name, target.config, target.server, at_least=at_least)
@@ -91,11 +92,15 @@ def _listen(
 ) -> None:
     assert process.stderr is not None  # noqa: S101 - it is a pipe
     rest = b""
+    tick = time.monotonic() + TICK_SECONDS
     with selectors.DefaultSelector() as selector:
         selector.register(process.stderr, selectors.EVENT_READ)
         while True:
-            if not selector.select(TICK_SECONDS):
+            ready = selector.select(max(0, tick - time.monotonic()))
+            if time.monotonic() >= tick:
                 on_tick()
+                tick = time.monotonic() + TICK_SECONDS
+            if not ready:
                 continue
             part = os.read(process.stderr.fileno(), 65536)
             *lines, rest = (rest + part).split(b"\n")

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from rag_factory.migrate.state import DatabaseState
     from rag_factory.migrate.target import Target
 
+# How long a backup waits for a table that is locked, unless it is told otherwise.
+LOCK_WAIT_SECONDS = 60.0
 NOT_DUMPED = ("--no-publications", "--no-subscriptions", "--no-tablespaces")
 _ORIGIN = """
     SELECT (SELECT system_identifier::text FROM pg_control_system()), pg_export_snapshot(), ARRAY(
@@ -61,19 +63,21 @@ def back_up(
     project: Project,
     *,
     jobs: int = 1,
+    wait_seconds: float = LOCK_WAIT_SECONDS,
     on_progress: Callable[[float], None] = lambda _: None,
 ) -> Backup:
     """Write a backup of the target into BACKUP_FOLDER; nothing is left of one that fails.
 
     jobs: how many tables pg_dump reads at a time; more than one writes its directory format, else a file in
-    its custom format. on_progress: told the part that is done, 0 to 1. Others may write meanwhile: rows are
-    counted and dumped as they were at one moment.
+    its custom format. wait_seconds: for tables that are locked. on_progress: told the part that is done, 0 to
+    1. Others may write meanwhile: rows are counted and dumped as they were at one moment. They can't change
+    the schema until it is done.
     Raises NotReadyError: the database can't be reached. Raises BackupError: anything else.
     """
     state = read_state(target, project)
     folder = anchored(target.config, target.config.backup_folder)
     try:
-        return _write(folder, target, project, state, jobs, on_progress)
+        return _write(folder, target, project, state, jobs, wait_seconds, on_progress)
     except OSError as error:
         what = f"{error.filename or folder}: {error.strerror or error}."
         raise _failed(target, what, "Mend that, or set BACKUP_FOLDER to another folder.") from error
@@ -90,11 +94,12 @@ def _write(
     project: Project,
     state: DatabaseState,
     jobs: int,
+    wait_seconds: float,
     on_progress: Callable[[float], None],
 ) -> Backup:
     started, clock = datetime.now(UTC), time.monotonic()
     pg_dump_version = child.version("pg_dump", target, at_least=state.server_major)
-    with snapshot(target) as session:
+    with snapshot(target, wait_seconds=wait_seconds) as session:
         revisions = read_revisions(target, project, session)
         name = backup_name(target.url.database, started, revisions)
         with unfinished_folder(folder, name) as (path, lock):
@@ -108,6 +113,7 @@ def _write(
                     *(("--format=directory", f"--jobs={jobs}") if jobs > 1 else ("--format=custom",)),
                     f"--file={path / DUMP}",
                     f"--snapshot={token}",
+                    f"--lock-wait-timeout={round(wait_seconds * 1000)}",
                     *NOT_DUMPED,
                 ],
                 at_least=state.server_major,

@@ -12,9 +12,9 @@ import psycopg
 from rag_factory.database.driver import connect_maintenance, translate
 from rag_factory.migrate.backup.content import load
 from rag_factory.migrate.backup.folder import reading
-from rag_factory.migrate.backup.properties import create_empty
 from rag_factory.migrate.backup.rows import compare_rows, count_rows, snapshot
 from rag_factory.migrate.bookkeeping import OWN_SCHEMAS
+from rag_factory.migrate.properties import create_empty
 from rag_factory.migrate.runner import Applied, Runner
 from rag_factory.migrate.schema import read_schema
 from rag_factory.migrate.scratch import scratch_name

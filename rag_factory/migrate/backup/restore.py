@@ -25,10 +25,10 @@ from rag_factory.errors import (
 )
 from rag_factory.migrate.backup.content import load
 from rag_factory.migrate.backup.folder import reading
-from rag_factory.migrate.backup.properties import create_empty, give_properties, read_properties
 from rag_factory.migrate.backup.swap import swap
 from rag_factory.migrate.creation import drop_database
 from rag_factory.migrate.lock import migrator_lock
+from rag_factory.migrate.properties import create_empty, give_properties, read_properties
 from rag_factory.migrate.scratch import scratch_name
 from rag_factory.migrate.target import NAME_LIMIT_BYTES
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _RIGHTS = """
     SELECT rolsuper OR rolcreatedb,
-           (SELECT rolsuper OR pg_has_role(datdba, 'MEMBER') FROM pg_database WHERE datname = %s),
+           (SELECT rolsuper OR pg_has_role(datdba, 'USAGE') FROM pg_database WHERE datname = %s),
            (SELECT default_version FROM pg_available_extensions WHERE name = 'vector')
     FROM pg_roles WHERE rolname = current_user
 """
@@ -73,10 +73,14 @@ class Content:
 
 @dataclass(frozen=True)
 class Restored:
-    """A restore that is done. kept_as: the name that the former database now has; None: there was none."""
+    """A restore that is done. kept_as: the name that the former database now has; None: there was none.
+
+    refused: the database's own settings that could not be given to it, and why.
+    """
 
     backup: Backup
     kept_as: str | None
+    refused: tuple[str, ...]
     seconds: float
 
 
@@ -125,7 +129,7 @@ class Restoration:
                         else nullcontext()
                     )
                     with locked:
-                        self._build(scratch, jobs, on_progress)
+                        refused = self._build(scratch, jobs, on_progress)
                     kept_as = None if self.content is None else _name_to_keep(target.url.database)
                     swap(target, scratch.url.database, kept_as)
             except psycopg.Error as error:
@@ -136,10 +140,10 @@ class Restoration:
             if read_content(former).empty:
                 drop_database(former)
                 kept_as = None
-        return Restored(self.backup, kept_as, time.monotonic() - clock)
+        return Restored(self.backup, kept_as, tuple(refused), time.monotonic() - clock)
 
-    def _build(self, scratch: Target, jobs: int, on_progress: Callable[[float], None]) -> None:
-        """Make the new database under its scratch name, complete."""
+    def _build(self, scratch: Target, jobs: int, on_progress: Callable[[float], None]) -> list[str]:
+        """Make the new database under its scratch name, complete. Returns the settings it could not get."""
         timeout = scratch.config.db_connect_timeout_seconds
         with connect_maintenance(scratch.url, connect_timeout_seconds=timeout) as server:
             server.execute("SET idle_session_timeout = 0")
@@ -147,7 +151,7 @@ class Restoration:
             create_empty(server, scratch.url.database, like)
             load(self.backup, scratch, jobs=jobs, no_owner=self.no_owner, on_progress=on_progress)
             # Last: a setting could stand in the way of loading.
-            give_properties(server, scratch.url.database, like, self.backup.manifest.settings)
+            return give_properties(server, scratch.url.database, like, self.backup.manifest.settings)
 
 
 def prepare(backup: Backup, target: Target, *, no_owner: bool) -> Restoration:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from psycopg import IsolationLevel
+from psycopg import IsolationLevel, sql
 
 from rag_factory.database.driver import connect
 from rag_factory.migrate.backup.manifest import LARGE_OBJECTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     import psycopg
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 # Partitions are tables of their own here. What an extension owns is its own affair, also in a dump.
 _TABLES = """
-    SELECT format('%I.%I', n.nspname, c.relname)
+    SELECT n.nspname, c.relname, format('%I.%I', n.nspname, c.relname)
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname <> 'information_schema'
       AND n.nspname !~ '^pg_'
       AND NOT EXISTS (SELECT FROM pg_depend AS part WHERE part.classid = 'pg_class'::regclass
                       AND part.objid = c.oid AND part.deptype = 'e')
-    ORDER BY 1
+    ORDER BY 3
 """
 # A limit on time is set for an application's queries, not for reading a whole table.
 _NO_LIMITS = """
@@ -36,31 +36,40 @@ _NO_LIMITS = """
 
 
 @contextmanager
-def snapshot(target: Target) -> Iterator[psycopg.Connection[Any]]:
-    """Open a session on the target that sees one moment, without limits of time, and changes nothing.
+def snapshot(target: Target, *, wait_seconds: float = 0) -> Iterator[psycopg.Connection[Any]]:
+    """Open a session on the target that sees one moment of all tables, and changes nothing.
 
-    Where policies would hide rows from it, reading them is an error instead.
+    It has no limits of time but one: wait_seconds, for tables that are locked; 0: none. Where policies would
+    hide rows from it, reading them is an error instead.
+    Raises psycopg.Error: the server doesn't let it.
     """
     timeout = target.config.db_connect_timeout_seconds
     with connect(target.url, connect_timeout_seconds=timeout) as session:
         session.execute(_NO_LIMITS)
         session.execute("SET row_security = off")
+        session.execute("SELECT set_config('lock_timeout', %s, false)", (f"{round(wait_seconds * 1000)}ms",))
+        tables = session.execute(_TABLES).fetchall()
         session.isolation_level = IsolationLevel.REPEATABLE_READ
         session.read_only = True
         with session.transaction():
+            # Before the first look, and as long as it lasts: a table that another session rewrites or
+            # truncates in between is empty to a snapshot that is older than that.
+            if tables:
+                each = (sql.SQL("ONLY {}").format(sql.Identifier(*table[:2])) for table in tables)
+                names = sql.SQL(", ").join(each)
+                session.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(names))
             yield session
 
 
-def count_rows(
-    session: psycopg.Connection[Any], on_table: Callable[[str], None] = lambda _: None
-) -> dict[str, int]:
-    """Count the rows of each table, and the large objects. on_table: told each table before it is counted."""
-    counts = {}
-    for (table,) in session.execute(_TABLES).fetchall():
-        on_table(table)
-        # The server quoted the name.
-        counts[table] = _number(session, f"SELECT count(*) FROM ONLY {table}")  # noqa: S608
-    if large := _number(session, "SELECT count(*) FROM pg_largeobject_metadata"):
+def count_rows(session: psycopg.Connection[Any]) -> dict[str, int]:
+    """Count the rows of each table, and the large objects."""
+    counts = {
+        quoted: _number(
+            session, sql.SQL("SELECT count(*) FROM ONLY {}").format(sql.Identifier(schema, table))
+        )
+        for schema, table, quoted in session.execute(_TABLES).fetchall()
+    }
+    if large := _number(session, sql.SQL("SELECT count(*) FROM pg_largeobject_metadata")):
         counts[LARGE_OBJECTS] = large
     return counts
 
@@ -74,7 +83,7 @@ def compare_rows(expected: Mapping[str, int], found: Mapping[str, int]) -> list[
     ]
 
 
-def _number(session: psycopg.Connection[Any], query: str) -> int:
-    row = session.execute(query.encode()).fetchone()
+def _number(session: psycopg.Connection[Any], query: sql.SQL | sql.Composed) -> int:
+    row = session.execute(query).fetchone()
     assert row is not None  # noqa: S101 - count always gives a row
     return int(row[0])

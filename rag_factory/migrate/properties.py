@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from psycopg import sql
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import psycopg
 
 # These are kept as they would be written, quotes and commas included.
 _LISTS = frozenset(
@@ -34,6 +33,7 @@ _GRANTS = """
     FROM pg_database, aclexplode(datacl) AS grants LEFT JOIN pg_roles AS g ON g.oid = grants.grantee
     WHERE datname = %s
 """
+_DEFAULT_TABLESPACE = "pg_default"
 _PROVIDERS = {"c": "libc", "i": "icu", "b": "builtin"}
 
 
@@ -83,9 +83,12 @@ def create_empty(server: psycopg.Connection[Any], name: str, like: Properties | 
             # The server's own locale is for another encoding.
             statement += sql.SQL(" LC_COLLATE 'C' LC_CTYPE 'C'")
     else:
-        statement += sql.SQL(" OWNER {} TABLESPACE {} ENCODING {}").format(
-            sql.Identifier(like.owner), sql.Identifier(like.tablespace), sql.Literal(like.encoding)
+        statement += sql.SQL(" OWNER {} ENCODING {}").format(
+            sql.Identifier(like.owner), sql.Literal(like.encoding)
         )
+        if like.tablespace != _DEFAULT_TABLESPACE:
+            # To name even the default one takes a right of its own.
+            statement += sql.SQL(" TABLESPACE {}").format(sql.Identifier(like.tablespace))
         for option, value in like.locale.items():
             statement += sql.SQL(f" {option} ") + sql.Literal(value)
     server.execute(statement)
@@ -93,11 +96,12 @@ def create_empty(server: psycopg.Connection[Any], name: str, like: Properties | 
 
 def give_properties(
     server: psycopg.Connection[Any], name: str, like: Properties | None, settings: Sequence[str]
-) -> None:
+) -> list[str]:
     """Give a database the other properties of `like`, and the settings of a manifest.
 
     Those that `like` sets itself win. The engine's own settings, such as a mark of protection, stay with the
     database that has them and never come from a manifest: a copy of it is another database.
+    Returns why settings could not be given: one that a superuser gave may need a superuser again.
     """
     chosen: dict[tuple[str | None, str], str] = {}
     for setting in settings:
@@ -107,10 +111,16 @@ def give_properties(
     for role, setting_name, value in like.settings if like else ():
         chosen[role, setting_name] = value
     database = sql.Identifier(name)
+    refused = []
     for (role, setting_name), value in chosen.items():
-        server.execute(setting_statement(database, role, setting_name, value))
+        try:
+            server.execute(setting_statement(database, role, setting_name, value))
+        except psycopg.Error as error:
+            # Its value may be anybody's secret.
+            whose = "" if role is None else f" of role {role}"
+            refused.append(f"{setting_name}{whose}: {error.diag.message_primary}")
     if like is None:
-        return
+        return refused
     limit = sql.Literal(like.connection_limit)
     server.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(database, limit))
     if like.comment is not None:
@@ -118,6 +128,7 @@ def give_properties(
         server.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(database, comment))
     if like.grants is not None:
         _grant(server, database, like)
+    return refused
 
 
 def setting_statement(database: sql.Identifier, role: str | None, name: str, value: str) -> sql.Composed:
