@@ -18,6 +18,7 @@ from rag_factory.errors import NotReadyError, RagFactoryError, ServerError
 from rag_factory.migrate.bookkeeping import OWN_SCHEMAS
 from rag_factory.migrate.creation import create_database, drop_database
 from rag_factory.migrate.programs import program, program_environment
+from rag_factory.migrate.properties import setting_statement
 from rag_factory.migrate.runner import Runner
 from rag_factory.migrate.state import read_revisions
 from rag_factory.migrate.target import Target, anchored, embedded_url
@@ -135,17 +136,9 @@ def _create_like(server: psycopg.Connection[Any], name: str, settings: list[tupl
         server.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(database))
         for setting, value in settings:
             if not setting.startswith("rag_factory."):
-                parts = sql.SQL(".").join(map(sql.Identifier, setting.split(".")))
-                change = sql.SQL("ALTER DATABASE {} SET {} TO ").format(database, parts)
-                # A list, such as a search_path, is kept as it would be written.
-                server.execute(change + (sql.SQL(value) if _is_list(setting) else sql.Literal(value)))
+                server.execute(setting_statement(database, None, setting, value))
     except psycopg.Error as error:
         raise RagFactoryError(f"The scratch database {name} can't be made: {error}.") from error
-
-
-def _is_list(setting: str) -> bool:
-    lists = {"search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries"}
-    return setting.lower() in lists
 
 
 def _with_right_to_create(target: Target) -> Target:
