@@ -5,6 +5,7 @@ They run on nox's own Python. Another one: nox -s tests-3.13, or any session wit
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import nox
@@ -63,11 +64,14 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, which module imports which, and the workflows; arguments after -- go to ruff check."""
-    session.install(*dependencies("lint"))
+    """Check style, imports, revisions and workflows; arguments after -- go to ruff check."""
+    # The project itself: the SQL of revisions is written by running them, offline.
+    session.install("-e", ".", *dependencies("lint"))
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
     session.run("lint-imports", "--no-logo")
+    annotations = ["--github"] if "GITHUB_ACTIONS" in os.environ else []
+    session.run("python", "-m", "rag_factory.migrate.lint", *annotations)
     session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflow_files())
     session.run("check-jsonschema", "--builtin-schema", "vendor.dependabot", ".github/dependabot.yml")
     session.run("check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *issue_forms())
