@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rag_factory.errors import LeftOversError, UsageError
+from rag_factory.errors import DriftError, LeftOversError, UsageError
 from rag_factory.tasks.command import command
 from rag_factory.tasks.output import say, show, show_json
 from rag_factory.tasks.texts import DATABASE, DEFAULT_WAIT, JSON, WAIT, YES, seconds, whole_number
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rag_factory.tasks.workspace import Workspace
 
 WATCH_SECONDS = 1.0
+DIAGRAM_FILE = "docs/database/SCHEMA.md"
 _QUERY_LENGTH = 100
 
 
@@ -110,7 +111,36 @@ def doctor(
         say(f"Nothing is wrong with {work.target.place}")
 
 
-TASKS = (locks, doctor)
+@command(
+    "diagram",
+    file=f"The file that keeps it ({DIAGRAM_FILE}).",
+    check="Write nothing; fail when the file is not up to date.",
+    revisions="Print the revisions instead, each after what it stands on.",
+)
+def diagram(work: Workspace, file: str = DIAGRAM_FILE, check: bool = False, revisions: bool = False) -> None:
+    """Draw the models' tables into the documentation."""
+    from rag_factory.migrate.inspection.diagram import draw_revisions, draw_tables, place_diagram
+
+    if revisions:
+        show(draw_revisions(work.history))
+        return
+    path = work.root / file
+    before, after = place_diagram(path, draw_tables(work.project))
+    if before == after:
+        say(f"{file} is up to date")
+    elif check:
+        from difflib import unified_diff
+
+        lines = unified_diff(before.splitlines(), after.splitlines(), file, "the models", lineterm="", n=1)
+        show("\n".join(lines))
+        raise DriftError(f"{file} is not up to date with the models.", fix="Draw it anew: invoke db.diagram")
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(after, encoding="utf-8")
+        say(f"wrote {file}")
+
+
+TASKS = (locks, doctor, diagram)
 
 
 def _end(work: Workspace, pid: int, *, terminate: bool, yes: bool, database: str | None) -> None:
