@@ -73,7 +73,7 @@ def run_environment(
     if by_hand and config.config_file_name is not None:
         fileConfig(config.config_file_name, disable_existing_loggers=False)
     root = Path(config.config_file_name or config.toml_file_name or "").absolute().parent
-    *schema, table = Project(root).version_table
+    *schema, table = config.attributes.get("version_table") or Project(root).version_table
     configuration: dict[str, Any] = {
         "target_metadata": metadata,
         "transaction_per_migration": True,
