@@ -14,7 +14,20 @@ sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
 
 from invoke.collection import Collection  # noqa: E402
 
-from rag_factory.tasks import backup, db, env, inspection, lint, migration, overview, plan, reembed, test, usage  # noqa: E402
+from rag_factory.tasks import (  # noqa: E402
+    backup,
+    db,
+    env,
+    inspection,
+    lint,
+    migration,
+    overview,
+    plan,
+    reembed,
+    tenants,
+    test,
+    usage,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +44,7 @@ GROUPS: Sequence[tuple[str, str, Sequence[Command]]] = (
     ("db", "what pending revisions would do", plan.TASKS),
     ("db", "lint, drift and adoption", lint.TASKS),
     ("db", "a look inside", inspection.TASKS),
+    ("db", "many databases", tenants.TASKS),
     ("db", "its embeddings", reembed.TASKS),
     ("env", "the settings", env.TASKS),
     ("test", "the test databases", test.TASKS),

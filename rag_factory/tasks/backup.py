@@ -126,7 +126,7 @@ def restore(
     if into is not None:
         check_name(into)
         target = replace(target, url=target.url.with_database(into))
-    plan = prepare(found, target, no_owner=no_owner)
+    plan = prepare(found, target, work.project, no_owner=no_owner)
     if plan.needs_confirmation:
         confirm(target, _effect(plan), yes=yes, database=database, ask=asker())
     say(f"restoring {found.name} into {target.place}")

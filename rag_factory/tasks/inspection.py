@@ -94,7 +94,7 @@ def doctor(
         # What is safe needs no confirmation, except where nothing happens without one.
         effect = f"This runs on {work.target.place}: {'; '.join(finding.fix for finding in fixes)}"
         work.confirm(effect, yes=yes or not work.target.config.protected, database=database)
-        problems = mend(work.target, fixes, wait_seconds=wait_seconds, tell=say)
+        problems = mend(work.target, work.project, fixes, wait_seconds=wait_seconds, tell=say)
         failed = {finding: str(problem) for finding, problem in problems.items()}
         found = examine(work.target, limits)
     if json:

@@ -273,11 +273,12 @@ class _Run:
 
         return open_session(self._work.target, wait_seconds=LOCK_PATIENCE_SECONDS)
 
-    def _alone(self) -> AbstractContextManager[Session]:
+    def _alone(self) -> AbstractContextManager[object]:
         """Keep migrators away while the schema changes."""
         from rag_factory.migrate.lock import migrator_lock
 
-        return migrator_lock(self._work.target, wait_seconds=self._wait_seconds, on_wait=say)
+        target, project = self._work.target, self._work.project
+        return migrator_lock(target, project, wait_seconds=self._wait_seconds, on_wait=say)
 
     def _lock(self) -> ShortLock:
         from rag_factory.migrate.reembed.short_lock import ShortLock

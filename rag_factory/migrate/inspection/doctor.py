@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rag_factory.errors import RagFactoryError
+    from rag_factory.migrate.project import Project
     from rag_factory.migrate.target import Target
 
 CHECKS = (*objects.CHECKS, *vectors.CHECKS, *activity.CHECKS)
@@ -60,6 +61,7 @@ def examine(target: Target, limits: Limits, checks: Sequence[Check] = CHECKS) ->
 
 def mend(
     target: Target,
+    project: Project,
     findings: Sequence[Finding],
     *,
     wait_seconds: float,
@@ -75,7 +77,7 @@ def mend(
     config = target.config
     timeouts = (config.db_lock_timeout_seconds, config.db_statement_timeout_seconds)
     with (
-        migrator_lock(target, wait_seconds=wait_seconds, on_wait=tell),
+        migrator_lock(target, project, wait_seconds=wait_seconds, on_wait=tell),
         _session(target, *timeouts) as connection,
     ):
         for finding in findings:

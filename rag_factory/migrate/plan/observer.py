@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from rag_factory.database.url import DatabaseUrl
 
 # They change nothing that is looked at; and a look before SET TRANSACTION would make it fail.
-_UNSEEN = frozenset("SET RESET SHOW BEGIN START COMMIT END ROLLBACK ABORT SAVEPOINT RELEASE EXPLAIN".split())
+_UNSEEN = {
+    *("SET", "RESET", "SHOW", "BEGIN", "START", "COMMIT", "END"),
+    *("ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE", "EXPLAIN"),
+}
 # "can't run inside a transaction block", and "invalid transaction termination": a procedure that commits.
 _NEEDS_NO_TRANSACTION = frozenset({"25001", "2D000"})
 _VACUUM = re.compile(r"(?i)^(?:vacuum|analyze)\s+(?:\([^)]*\)\s*|(?:freeze|verbose|analyze)\s+)*([^()]+)")

@@ -12,6 +12,8 @@ import pytest
 from rag_factory.migrate.inspection import activity, objects, vectors
 from rag_factory.migrate.inspection.doctor import CHECKS, examine, mend
 from rag_factory.migrate.inspection.finding import Check, Finding, Limits
+from rag_factory.migrate.project import Project
+from tests.conftest import ROOT
 from tests.engine.testing.conftest import wait_until
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ def find(patient: Target) -> Callable[..., dict[str, Finding]]:
 
 def repair(patient: Target, finding: Finding) -> str:
     """Mend one finding; give what went wrong."""
-    failed = mend(patient, [finding], wait_seconds=10)
+    failed = mend(patient, Project(ROOT), [finding], wait_seconds=10)
     return str(failed.get(finding, ""))
 
 
