@@ -37,7 +37,7 @@ WITHOUT_OVERRIDE = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] 
     [
         (
             ["db.migrat"],
-            "There is no task db.migrat. Did you mean db.migrate?",
+            "There is no task db.migrat. Did you mean db.migrate",
         ),
         (["rollback"], "There is no task rollback. Did you mean db.rollback?"),
         (["qwertz"], "There is no task qwertz. See what there is: invoke --list"),

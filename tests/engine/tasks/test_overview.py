@@ -58,5 +58,5 @@ def test_completion_in_bash_knows_tasks_and_options(cli: CommandLine, tmp_path: 
         assert done.returncode == 0, done.stderr
         return done.stdout.split()
 
-    assert complete("invoke", "db.migr") == ["db.migrate"]
+    assert complete("invoke", "db.rollb") == ["db.rollback"]
     assert "--steps" in complete("invoke", "db.rollback", "--")
