@@ -11,6 +11,7 @@ from psycopg import sql
 from rag_factory.database.driver import connect, translate
 from rag_factory.migrate.inspection import activity, objects, vectors
 from rag_factory.migrate.inspection.finding import Check, Finding, Limits
+from rag_factory.migrate.inspection.statements import without_passwords
 from rag_factory.migrate.lock import migrator_lock
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _clear_up(connection: psycopg.Connection[Any], *, known: set[str]) -> None:
 def _find(connection: psycopg.Connection[Any], check: Check, limits: Limits) -> list[Finding]:
     rows = connection.execute(check.query.encode(), asdict(limits))
     return [
-        Finding(check.severity, check.name, where, value, check.why, fix, safe)
+        Finding(check.severity, check.name, where, without_passwords(value), check.why, fix, safe)
         for where, value, fix, safe in rows
     ]
 

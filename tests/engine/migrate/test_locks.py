@@ -10,6 +10,7 @@ import pytest
 
 from rag_factory.errors import UsageError
 from rag_factory.migrate.inspection.locks import Session, arrange, end_session, find_session, read_waits
+from rag_factory.migrate.inspection.statements import without_passwords
 from tests.engine.testing.conftest import wait_until
 
 if TYPE_CHECKING:
@@ -98,6 +99,24 @@ def test_pid_of_another_database_is_not_ours(patient: Target, session: Open) -> 
         pid = elsewhere.info.backend_pid
         with pytest.raises(UsageError, match=f"No session on patient .* has the pid {pid}"):
             find_session(session(), pid, patient)
+
+
+@pytest.mark.parametrize(
+    ("statement", "shown"),
+    [
+        ("ALTER ROLE app PASSWORD 'a''b' VALID", "ALTER ROLE app PASSWORD *** VALID"),
+        ("create role app password 'cut sho", "create role app password ***"),
+        ("ALTER ROLE app\nPASSWORD $x$a'b$x$", "ALTER ROLE app\nPASSWORD ***"),
+        (
+            "SELECT dblink('host=db password=secret dbname=x')",
+            "SELECT dblink('host=db password=*** dbname=x')",
+        ),
+        ("SELECT 'postgresql://app:secret@db/x'", "SELECT 'postgresql://app:***@db/x'"),
+        ("SELECT password FROM users", "SELECT password FROM users"),
+    ],
+)
+def test_passwords_in_statements_are_masked(statement: str, shown: str) -> None:
+    assert without_passwords(statement) == shown
 
 
 def one(pid: int, *blocked_by: int) -> Session:
