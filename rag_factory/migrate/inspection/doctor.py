@@ -111,8 +111,9 @@ def _session(
     target: Target, lock_seconds: float, statement_seconds: float, *, read_only: bool = False
 ) -> psycopg.Connection[tuple[Any, ...]]:
     """Open a session with these timeouts; 0: none."""
-    timeout = target.config.db_connect_timeout_seconds
-    connection = connect(target.url, connect_timeout_seconds=timeout, read_only=read_only)
+    connection = connect(target.url, connect_timeout_seconds=target.config.db_connect_timeout_seconds)
+    # The driver's own way has no effect in autocommit mode.
+    connection.execute(f"SET default_transaction_read_only = {read_only}".encode())
     for name, seconds in (("lock_timeout", lock_seconds), ("statement_timeout", statement_seconds)):
         value = sql.Literal(f"{round(seconds * 1000)}ms")
         connection.execute(sql.SQL("SET {} = {}").format(sql.Identifier(name), value))
