@@ -75,9 +75,12 @@ def _history(root: Path) -> History:
 
 
 def _prepare(target: Target, project: Project) -> tuple[str, ...]:
-    """Read the revisions of a database that must be there; create the extensions that it lacks."""
+    """Read the revisions of a database that must be there; create the extensions that it lacks.
+
+    Not for a schema: they would be made in that one, and the others would not see them.
+    """
     state = read_state(target, project)
-    if "vector" in project.extensions and state.pgvector is None:
+    if "vector" in project.extensions and state.pgvector is None and project.version_schema is None:
         create_database(target, project)
         state = read_state(target, project)
     state.check(project, target.place)

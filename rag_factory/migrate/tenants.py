@@ -101,7 +101,7 @@ def query_tenants(target: Target, statement: str, *, schemas: bool) -> list[Tena
                 cursor = connection.execute(statement.encode())
                 rows = cursor.fetchall() if cursor.description else None
                 path = connection.execute("SELECT current_schemas(false)::text[]").fetchone()
-        except (psycopg.ProgrammingError, psycopg.DataError) as error:
+        except (psycopg.ProgrammingError, psycopg.DataError, psycopg.InternalError) as error:
             raise UsageError(f"--tenant-query failed: {translate(error, target.url).what}") from error
         except psycopg.Error as error:
             raise translate(error, target.url) from error

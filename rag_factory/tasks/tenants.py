@@ -81,6 +81,12 @@ def _tenants(
         raise UsageError(
             "The tenants come from --tenant-urls FILE or from --tenant-query SQL.", fix="Give one of them."
         )
+    if schemas and query is not None:
+        from rag_factory.migrate.creation import create_database
+
+        # What all schemas share, made once and before any of them looks for it.
+        for effect in create_database(work.target, work.project):
+            say(f"created {effect}")
     if query is not None:
         return query_tenants(work.target, query, schemas=schemas), f"{work.target.place}\n{schemas}\n{query}"
     if schemas:

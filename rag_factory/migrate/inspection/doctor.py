@@ -11,6 +11,7 @@ from psycopg import sql
 from rag_factory.database.driver import connect, translate
 from rag_factory.migrate.inspection import activity, objects, vectors
 from rag_factory.migrate.inspection.finding import Check, Finding, Limits
+from rag_factory.migrate.inspection.statements import without_passwords
 from rag_factory.migrate.lock import migrator_lock
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _clear_up(connection: psycopg.Connection[Any], *, known: set[str]) -> None:
 def _find(connection: psycopg.Connection[Any], check: Check, limits: Limits) -> list[Finding]:
     rows = connection.execute(check.query.encode(), asdict(limits))
     return [
-        Finding(check.severity, check.name, where, value, check.why, fix, safe)
+        Finding(check.severity, check.name, where, without_passwords(value), check.why, fix, safe)
         for where, value, fix, safe in rows
     ]
 
@@ -112,8 +113,9 @@ def _session(
     target: Target, lock_seconds: float, statement_seconds: float, *, read_only: bool = False
 ) -> psycopg.Connection[tuple[Any, ...]]:
     """Open a session with these timeouts; 0: none."""
-    timeout = target.config.db_connect_timeout_seconds
-    connection = connect(target.url, connect_timeout_seconds=timeout, read_only=read_only)
+    connection = connect(target.url, connect_timeout_seconds=target.config.db_connect_timeout_seconds)
+    # The driver's own way has no effect in autocommit mode.
+    connection.execute(f"SET default_transaction_read_only = {read_only}".encode())
     for name, seconds in (("lock_timeout", lock_seconds), ("statement_timeout", statement_seconds)):
         value = sql.Literal(f"{round(seconds * 1000)}ms")
         connection.execute(sql.SQL("SET {} = {}").format(sql.Identifier(name), value))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -11,6 +11,7 @@ from psycopg.rows import class_row
 
 from rag_factory.database.driver import translate
 from rag_factory.errors import RagFactoryError, UsageError
+from rag_factory.migrate.inspection.statements import without_passwords
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +68,7 @@ _SESSIONS = """
 """
 _FIND = """
     SELECT pid, coalesce(usename, ''), coalesce(nullif(application_name, ''), backend_type, ''),
-           coalesce(state, ''), coalesce(query, ''), backend_start, query_start
+           coalesce(state, ''), backend_start, query_start
     FROM pg_stat_activity
     WHERE pid = %s AND datname = current_database() AND pid <> pg_backend_pid()
 """
@@ -81,7 +82,7 @@ class Session:
 
     pid: PREPARED for prepared transactions, all of them together; `state` then has their names.
     transaction_seconds, waiting_seconds: for how long; None where it isn't so or is not for us to see.
-    waits_for: mode and object, in words. blocked_by: the pids in its way.
+    waits_for: mode and object, in words. query: passwords masked. blocked_by: the pids in its way.
     """
 
     pid: int
@@ -115,7 +116,6 @@ class Found:
     user: str
     application: str
     state: str
-    query: str
     started: datetime
     statement_started: datetime | None
 
@@ -123,7 +123,8 @@ class Found:
 def read_waits(connection: psycopg.Connection[Any]) -> list[Session]:
     """Read the sessions on the connection's database that wait for a lock, and those in their way."""
     with connection.cursor(row_factory=class_row(Session)) as cursor:
-        return cursor.execute(_SESSIONS).fetchall()
+        sessions = cursor.execute(_SESSIONS).fetchall()
+    return [replace(session, query=without_passwords(session.query)) for session in sessions]
 
 
 def arrange(sessions: Sequence[Session]) -> list[Place]:

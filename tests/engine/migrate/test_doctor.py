@@ -60,6 +60,20 @@ def test_invalid_index_is_built_anew(patient: Target, run: Run, find: Callable[.
     assert run("SELECT indisvalid FROM pg_index WHERE indexrelid = 'twice_n'::regclass") == [(True,)]
 
 
+def test_mending_waits_no_longer_than_the_lock_timeout(
+    patient: Target, run: Run, session: Open, find: Callable[..., Any]
+) -> None:
+    run("CREATE TABLE held (n int)", "ALTER TABLE held ADD CONSTRAINT positive CHECK (n > 0) NOT VALID")
+    holder = session()
+    holder.execute("BEGIN")
+    holder.execute("LOCK TABLE held IN SHARE UPDATE EXCLUSIVE MODE")
+    found = find(objects.UNVALIDATED_CONSTRAINTS)["public.held"]
+    hasty = replace(patient, config=patient.config.model_copy(update={"db_lock_timeout_seconds": 0.1}))
+    assert "lock timeout" in repair(hasty, found)
+    holder.execute("COMMIT")
+    assert repair(hasty, found) == ""
+
+
 def test_rest_of_a_reindex_is_dropped(patient: Target, run: Run, find: Callable[..., Any]) -> None:
     run("CREATE TABLE again (n int)", "INSERT INTO again VALUES (1), (1)")
     with pytest.raises(psycopg.errors.UniqueViolation):
@@ -278,9 +292,12 @@ def test_looking_waits_for_no_lock(patient: Target, run: Run, session: Open) -> 
 
 def test_a_check_that_fails_leaves_the_others(patient: Target) -> None:
     broken = Check("broken", "note", "", "SELECT * FROM not_there")
-    examination = examine(patient, Limits(), [broken, activity.AUTOVACUUM])
-    assert [name for name, _ in examination.unseen] == ["broken"]
-    assert "not_there" in examination.unseen[0][1]
+    writing = Check("writing", "note", "", "CREATE TABLE made_by_a_check ()")
+    examination = examine(patient, Limits(), [broken, writing, activity.AUTOVACUUM])
+    reasons = dict(examination.unseen)
+    assert set(reasons) == {"broken", "writing"}
+    assert "not_there" in reasons["broken"]
+    assert "read-only" in reasons["writing"]
     assert "the server" in {finding.where for finding in examination.findings}
 
 
