@@ -18,7 +18,7 @@ from rag_factory.migrate.creation import create_database
 from rag_factory.migrate.history import History
 from rag_factory.migrate.project import Project
 from rag_factory.migrate.runner import Runner
-from rag_factory.migrate.state import read_state
+from rag_factory.migrate.state import DatabaseState, read_state
 from rag_factory.migrate.target import Target
 from rag_factory.migrate.tenants import Outcome
 
@@ -50,8 +50,9 @@ def _carry_out(
         history = _history(root)
         target = Target(DatabaseUrl.parse(url), _settings(root))
         project = Project(root, version_schema=schema)
-        before = after = _prepare(target, project)
-        history.check_known(before, where=name)
+        state = _prepare(target, project)
+        before = after = state.revisions
+        state.check_history(history, name)
         if history.pending(before, goal):
             after = Runner(target, project, history, wait_seconds=wait_seconds).upgrade(goal)
     except DatabaseMissingError as problem:
@@ -74,8 +75,8 @@ def _history(root: Path) -> History:
     return History.read(Project(root))
 
 
-def _prepare(target: Target, project: Project) -> tuple[str, ...]:
-    """Read the revisions of a database that must be there; create the extensions that it lacks.
+def _prepare(target: Target, project: Project) -> DatabaseState:
+    """Read the state of a database that must be there; create the extensions that it lacks.
 
     Not for a schema: they would be made in that one, and the others would not see them.
     """
@@ -84,7 +85,7 @@ def _prepare(target: Target, project: Project) -> tuple[str, ...]:
         create_database(target, project)
         state = read_state(target, project)
     state.check(project, target.place)
-    return state.revisions
+    return state
 
 
 def _revisions_now(target: Target, project: Project) -> Any:
