@@ -124,8 +124,6 @@ def _failure(name: str, code: int, complaint: Sequence[str]) -> RagFactoryError:
 def _fix(said: str) -> str | None:
     if any(words in said for words in _FULL):
         return "Make room there, or set BACKUP_FOLDER to a folder on another disk."
-    if "row-level security" in said:
-        return "Use a role in DATABASE_URL that sees every row: a superuser, or ALTER ROLE … BYPASSRLS"
     if re.search(r"OWNER TO|GRANT |DEFAULT PRIVILEGES|SET ROLE", said):
         return "To leave owners and grants out: --no-owner"
     return None
