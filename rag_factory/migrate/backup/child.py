@@ -124,6 +124,8 @@ def _failure(name: str, code: int, complaint: Sequence[str]) -> RagFactoryError:
 def _fix(said: str) -> str | None:
     if any(words in said for words in _FULL):
         return "Make room there, or set BACKUP_FOLDER to a folder on another disk."
+    if "CREATE EXTENSION" in said:
+        return "Let a role restore it that may create the extension, such as a superuser."
     if re.search(r"OWNER TO|GRANT |DEFAULT PRIVILEGES|SET ROLE", said):
         return "To leave owners and grants out: --no-owner"
     return None

@@ -41,6 +41,7 @@ _ORIGIN = """
         WHERE setrole = 0 AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
         ORDER BY 1)
 """
+_EXTENSIONS = "SELECT extname, extversion FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1"
 # What the first superuser owns is in no list of dependencies: it is always there, but under any name.
 _ROLES = """
     SELECT pg_get_userbyid(refobjid) FROM pg_shdepend
@@ -129,7 +130,7 @@ def _write(
                 git_commit=commit,
                 git_dirty=dirty,
                 server_version=state.server_version,
-                pgvector=state.pgvector,
+                extensions=dict(session.execute(_EXTENSIONS).fetchall()),
                 pg_dump_version=pg_dump_version,
                 rows=rows,
                 roles=tuple(role for (role,) in session.execute(_ROLES)),

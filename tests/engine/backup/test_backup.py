@@ -112,7 +112,7 @@ def test_a_backup_is_for_its_user_and_says_what_it_is(target: Target, project: P
     assert told["revisions"] == ["a/b", "c"]
     assert (told["database"], told["rows"]["public.things"]) == (target.url.database, 0)
     assert told["server_version"] == told["pg_dump_version"] == "18.6"
-    assert told["pgvector"] is None
+    assert told["extensions"] == {}
     assert (told["git_commit"], told["git_dirty"]) == (None, None)
     assert open_backup(made.path) == made
     made.verify()
