@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rag_factory.errors import DriftError, RagFactoryError
+from rag_factory.errors import DriftError, RagFactoryError, UsageError
 from rag_factory.tasks.command import command
 from rag_factory.tasks.output import human_size, progress_bar, say, show, show_columns, show_json
 from rag_factory.tasks.texts import (
@@ -117,15 +117,13 @@ def restore(
     """Restore a backup, into the same or another database."""
     from rag_factory.migrate.backup.restore import prepare
     from rag_factory.migrate.guard import confirm
-    from rag_factory.migrate.target import check_name
     from rag_factory.tasks.output import asker
 
     count, wait_seconds = _jobs(jobs), seconds(wait, "--wait")
     target = work.target
     found = _find(work, backup)
     if into is not None:
-        check_name(into)
-        target = replace(target, url=target.url.with_database(into))
+        target = replace(target, url=target.url.with_database(_checked_name(into)))
     plan = prepare(found, target, no_owner=no_owner)
     if plan.needs_confirmation:
         confirm(target, _effect(plan), yes=yes, database=database, ask=asker())
@@ -215,6 +213,15 @@ def _find(work: Workspace, name: str | None) -> Backup:
     from rag_factory.migrate.backup.folder import find_backup
 
     return find_backup(_folder(work), name, work.target.url.database)
+
+
+def _checked_name(name: str) -> str:
+    """A database's name, if it can be one: PostgreSQL would cut it without a word."""
+    from rag_factory.migrate.target import NAME_LIMIT_BYTES
+
+    if not name or len(name.encode()) > NAME_LIMIT_BYTES:
+        raise UsageError(f"--into is {name!r}, and must be a name of 1 to {NAME_LIMIT_BYTES} bytes.")
+    return name
 
 
 def _jobs(text: str | None) -> int:
