@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 
+from rag_factory.database.url import DatabaseUrl
 from rag_factory.errors import LockedError, NotReadyError, ProblemsError, RagFactoryError, RefusedError
+from rag_factory.migrate.backup.content import load
 from rag_factory.migrate.backup.dump import back_up
 from rag_factory.migrate.backup.restore import prepare
 from rag_factory.migrate.lock import migrator_lock
 from rag_factory.migrate.project import Project
+from rag_factory.server import EmbeddedServer, find_binaries
+from tests.conftest import FAST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
-    from rag_factory.database.url import DatabaseUrl
     from rag_factory.migrate.backup.manifest import Backup
     from rag_factory.migrate.target import Target
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     Session = psycopg.Connection[tuple[Any, ...]]
     MakeTarget = Callable[[DatabaseUrl], Target]
 
+DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 SCRATCH = "SELECT datname FROM pg_database WHERE datname LIKE 'rag_factory_scratch%'"
 
 
@@ -272,3 +276,29 @@ GRANTS = """
 
 def _properties(server: Session, name: str) -> list[Any]:
     return [server.execute(query, (name,)).fetchall() for query in (PROPERTIES, SETTINGS, GRANTS)]
+
+
+@pytest.mark.skipif(not DEBIAN_15.is_dir(), reason="needs a server older than the programs: Debian's 15")
+def test_programs_may_be_newer_than_the_server(
+    public_folder: Path, project: Path, make_target: MakeTarget
+) -> None:
+    (project / ".env").write_text(f"POSTGRES_BIN_FOLDER={find_binaries().folder}\n")
+    server = EmbeddedServer(public_folder / "server-15", bin_folder=DEBIAN_15, settings=FAST)
+    try:
+        address = server.ensure_running()
+        url = DatabaseUrl(host=address.host, port=address.port, user=address.user, database="postgres")
+        with psycopg.connect(url.plain, autocommit=True) as connection:
+            connection.execute("CREATE DATABASE old")
+        old = make_target(url.with_database("old"))
+        with psycopg.connect(old.url.plain) as connection:
+            connection.execute("CREATE TABLE kept AS SELECT generate_series(1, 9)")
+        made = back_up(old, Project(project))
+        assert (made.manifest.server_version[:3], made.manifest.pg_dump_version) == ("15.", "18.6")
+        assert prepare(made, old, no_owner=False).run(jobs=2, wait_seconds=0).kept_as is not None
+        with psycopg.connect(old.url.plain) as connection:
+            assert connection.execute("SELECT count(*) FROM kept").fetchone() == (9,)
+        # An error that isn't that one still counts.
+        with pytest.raises(RagFactoryError, match=r'pg_restore failed: .*"kept" already exists'):
+            load(made, old, jobs=2, no_owner=False)
+    finally:
+        server.stop()
