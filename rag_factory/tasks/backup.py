@@ -236,7 +236,8 @@ def _effect(plan: Restoration) -> str:
     assert content is not None  # noqa: S101 - else nothing is to be confirmed
     effect = f"This replaces the database {plan.target.place}"
     if not content.empty:
-        effect += f" ({content.relations} tables, views and sequences, {human_size(content.size_bytes)})"
+        things = "table, view or sequence" if content.relations == 1 else "tables, views and sequences"
+        effect += f" ({content.relations} {things}, {human_size(content.size_bytes)})"
     effect += f" by the backup {plan.backup.name}"
     if plan.sessions:
         effect += f", and ends {plan.sessions} session{'' if plan.sessions == 1 else 's'} on it"

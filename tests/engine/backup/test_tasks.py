@@ -58,7 +58,7 @@ def test_restore_is_confirmed_and_says_where_the_former_database_is(
 ) -> None:
     name = database_url.database
     says = (
-        rf"^This replaces the database .*\(1 tables, .*\) by the backup {backup.name}\. Nothing was changed.*"
+        rf"^This replaces the database .*\(1 table, .*\) by the backup {backup.name}\. Nothing was changed.*"
     )
     tasks.fail(4, "db.restore", says=f"{says}add: --yes$")
     typed = f"APP_ENV is production.*--yes --database {name}$"
