@@ -120,24 +120,26 @@ def test_a_file_that_can_not_grow_fails_the_backup(
 
 
 def test_rehearsal_times_each_way_and_finds_what_a_downgrade_leaves(
-    tasks: Tasks, write_revision: Callable[..., Path], server: psycopg.Connection[Any]
+    tasks: Tasks, write_revision: Callable[..., Path], server: psycopg.Connection[Any], query: Query
 ) -> None:
-    tasks.succeed("db.migrate", "db.backup")
     write_revision("003", "002", "CREATE TABLE extra (id int)", "DROP TABLE extra")
-    done = tasks.succeed("db.rehearse", "--json")
-    (timed,) = json.loads(done.stdout)["revisions"]
-    assert (timed["id"], timed["message"]) == ("003", "revision 003")
-    assert all(timed[way] > 0 for way in ("up_ms", "down_ms", "up_again_ms"))
+    done = tasks.succeed("db.migrate", "--to", "002", "db.backup", "db.rehearse")
+    _, head, row = done.stdout.splitlines()
+    assert head.split() == ["revision", "up", "down", "up", "again"]
+    assert re.fullmatch(r"003 +revision 003 +\d+ ms +\d+ ms +\d+ ms", row)
     assert done.stderr.endswith("are the same after going down, and after going up again\n")
     kept = "CREATE TABLE IF NOT EXISTS left_over AS SELECT 1 AS one; INSERT INTO left_over VALUES (2)"
     write_revision("004", "003", kept)
-    done = tasks.run("db.rehearse")
+    done = tasks.run("db.rehearse", "--json")
     assert done.returncode == 6
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["revision", "003", "004"]
-    assert "after going down: +table public.left_over owner " in done.stderr
-    assert "after going up again: public.left_over has 3 instead of 2" in done.stderr
+    told = json.loads(done.stdout)
+    assert [revision["id"] for revision in told["revisions"]] == ["003", "004"]
+    assert all(one[way] > 0 for one in told["revisions"] for way in ("up_ms", "down_ms", "up_again_ms"))
+    assert told["differences"][0].startswith("after going down: +column public.left_over.one integer")
+    assert told["differences"][-1] == "after going up again: public.left_over has 3 instead of 2"
+    assert "\n".join(told["differences"]) in done.stderr
     write_revision("005", "004", "op.execute('SELECT nonsense')")
     tasks.fail(1, "db.rehearse", says="Applying 005 .* failed: ")
-    assert tasks.status()["revision"] == ["002"]
+    assert query("SELECT version_num FROM alembic_version") == [("002",)]
     scratch = "SELECT FROM pg_database WHERE datname LIKE 'rag_factory_scratch%'"
     assert server.execute(scratch).fetchall() == []
