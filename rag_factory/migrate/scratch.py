@@ -19,7 +19,6 @@ from rag_factory.migrate.bookkeeping import OWN_SCHEMAS
 from rag_factory.migrate.creation import create_database, drop_database
 from rag_factory.migrate.programs import program, program_environment
 from rag_factory.migrate.properties import setting_statement
-from rag_factory.migrate.runner import Runner
 from rag_factory.migrate.state import read_revisions
 from rag_factory.migrate.target import Target, anchored, embedded_url
 
@@ -67,6 +66,9 @@ def migrated_scratch(
     target: Target, project: Project, history: History, revision: str | None
 ) -> Iterator[Target]:
     """Make a scratch database at `revision` for the body, by running the revisions from the first one."""
+    # Imported here: it loads Alembic, which a restored backup's scratch database does without.
+    from rag_factory.migrate.runner import Runner
+
     with scratch_name(target) as scratch:
         create_database(scratch, project)
         Runner(scratch, project, history, keep_ledger=False).upgrade(revision)

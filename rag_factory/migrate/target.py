@@ -37,10 +37,10 @@ def reach(config: DatabaseConfig) -> Target:
     Raises NotReadyError: the embedded server can't be used here, or doesn't start; or the name is too long.
     """
     if config.url is not None:
-        check_name(config.url.database)
+        _check_name(config.url.database)
         return Target(config.url, config)
     server = embedded_server(config)
-    check_name(config.db_name)
+    _check_name(config.db_name)
     return Target(embedded_url(server.ensure_running(), config.db_name), config, server)
 
 
@@ -73,7 +73,7 @@ def embedded_url(address: ServerAddress, database: str) -> DatabaseUrl:
     return DatabaseUrl(host=address.host, port=address.port, user=address.user, database=database)
 
 
-def check_name(name: str) -> None:
+def _check_name(name: str) -> None:
     """Refuse a name that PostgreSQL would cut without a word: the rest may be another database's."""
     if len(name.encode()) > NAME_LIMIT_BYTES:
         raise SettingsError(

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rag_factory.errors import DriftError, RagFactoryError
+from rag_factory.errors import DriftError, RagFactoryError, UsageError
 from rag_factory.tasks.command import command
 from rag_factory.tasks.output import human_size, progress_bar, say, show, show_columns, show_json
 from rag_factory.tasks.texts import (
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from rag_factory.migrate.backup.manifest import Backup
+    from rag_factory.migrate.backup.manifest import Backup, Manifest
     from rag_factory.migrate.backup.rehearsal import Rehearsal, RevisionTimes
     from rag_factory.migrate.backup.restore import Restoration
     from rag_factory.tasks.workspace import Workspace
@@ -76,7 +76,7 @@ def backups(work: Workspace, verify: bool = False, json: bool = False) -> None:
             found.verify() if verify else found.check_files()
         except RagFactoryError as problem:
             problems.append(problem)
-            data.append(_describe(path, None, str(problem)))
+            data.append(_describe(path, None, str(problem), verified=False))
             rows.append((path.name, "", "", "", "", "damaged"))
             continue
         data.append(_describe(path, found, verified=verify))
@@ -117,15 +117,13 @@ def restore(
     """Restore a backup, into the same or another database."""
     from rag_factory.migrate.backup.restore import prepare
     from rag_factory.migrate.guard import confirm
-    from rag_factory.migrate.target import check_name
     from rag_factory.tasks.output import asker
 
     count, wait_seconds = _jobs(jobs), seconds(wait, "--wait")
     target = work.target
     found = _find(work, backup)
     if into is not None:
-        check_name(into)
-        target = replace(target, url=target.url.with_database(into))
+        target = replace(target, url=target.url.with_database(_checked_name(into)))
     plan = prepare(found, target, work.project, no_owner=no_owner)
     if plan.needs_confirmation:
         confirm(target, _effect(plan), yes=yes, database=database, ask=asker())
@@ -133,7 +131,7 @@ def restore(
     with _bar("restoring, %") as on_progress:
         done = plan.run(jobs=count, wait_seconds=wait_seconds, on_wait=say, on_progress=on_progress)
     say(f"restored {_describe_rows(found)}, as its manifest says, in {done.seconds:.1f} s")
-    say(f"{target.place} is at {', '.join(found.manifest.revisions) or 'base'}")
+    say(f"{target.place} is at {_revisions(found.manifest)}")
     for setting in done.refused:
         say(f"warning: a setting of the database could not be given to it: {setting}")
     if done.kept_as is not None:
@@ -162,10 +160,8 @@ def rehearse(work: Workspace, backup: str | None = None, jobs: str | None = None
             f"Going down and up again leaves {len(done.differences)} differences: they are above.",
             fix="Correct the downgrade that leaves them, or know that it can't bring everything back.",
         )
-    if done.times:
-        say("schema and rows are the same after going down, and after going up again")
-    else:
-        say("nothing is pending: only the restore was rehearsed")
+    same = "schema and rows are the same after going down, and after going up again"
+    say(same if done.times else "nothing is pending: only the restore was rehearsed")
 
 
 TASKS = (backup, backups, restore, rehearse)
@@ -217,6 +213,15 @@ def _find(work: Workspace, name: str | None) -> Backup:
     return find_backup(_folder(work), name, work.target.url.database)
 
 
+def _checked_name(name: str) -> str:
+    """A database's name, if it can be one: PostgreSQL would cut it without a word."""
+    from rag_factory.migrate.target import NAME_LIMIT_BYTES
+
+    if not name or len(name.encode()) > NAME_LIMIT_BYTES:
+        raise UsageError(f"--into is {name!r}, and must be a name of 1 to {NAME_LIMIT_BYTES} bytes.")
+    return name
+
+
 def _jobs(text: str | None) -> int:
     if text is not None:
         return whole_number(text, "--jobs")
@@ -229,7 +234,8 @@ def _effect(plan: Restoration) -> str:
     assert content is not None  # noqa: S101 - else nothing is to be confirmed
     effect = f"This replaces the database {plan.target.place}"
     if not content.empty:
-        effect += f" ({content.relations} tables, views and sequences, {human_size(content.size_bytes)})"
+        things = "table, view or sequence" if content.relations == 1 else "tables, views and sequences"
+        effect += f" ({content.relations} {things}, {human_size(content.size_bytes)})"
     effect += f" by the backup {plan.backup.name}"
     if plan.sessions:
         effect += f", and ends {plan.sessions} session{'' if plan.sessions == 1 else 's'} on it"
@@ -238,14 +244,12 @@ def _effect(plan: Restoration) -> str:
 
 def _row(backup: Backup, state: str) -> tuple[str, ...]:
     manifest = backup.manifest
-    return (
-        backup.name,
-        ", ".join(manifest.revisions) or "base",
-        _age(manifest.age_seconds),
-        human_size(manifest.size_bytes),
-        f"{manifest.row_count:,}",
-        state,
-    )
+    age, size = _age(manifest.age_seconds), human_size(manifest.size_bytes)
+    return (backup.name, _revisions(manifest), age, size, f"{manifest.row_count:,}", state)
+
+
+def _revisions(manifest: Manifest) -> str:
+    return ", ".join(manifest.revisions) or "base"
 
 
 def _describe(path: Path, backup: Backup | None, problem: str | None = None, **more: Any) -> dict[str, Any]:
@@ -254,8 +258,7 @@ def _describe(path: Path, backup: Backup | None, problem: str | None = None, **m
     if backup is not None:
         manifest = backup.manifest
         described |= {"size_bytes": manifest.size_bytes, "row_count": manifest.row_count, **manifest.data()}
-        # Some keep secrets there, and this may end in a log.
-        del described["settings"]
+        del described["settings"]  # some keep secrets there, and this may end in a log
     return described
 
 
@@ -265,23 +268,19 @@ def _describe_rows(backup: Backup) -> str:
 
 
 def _times_row(times: RevisionTimes) -> tuple[str, ...]:
-    ways = (times.up, times.down, times.up_again)
-    return (times.revision.id, times.revision.message, *(f"{way:.0f} ms" for way in ways))
+    milliseconds = (f"{way:.0f} ms" for way in (times.up, times.down, times.up_again))
+    return (times.revision.id, times.revision.message, *milliseconds)
 
 
 def _rehearsal_data(done: Rehearsal) -> dict[str, Any]:
+    ways = ("up", "down", "up_again")
     return {
         "backup": done.backup.name,
         "restore_seconds": round(done.restore_seconds, 3),
         "row_count": done.backup.manifest.row_count,
         "revisions": [
-            {
-                "id": one.revision.id,
-                "message": one.revision.message,
-                "up_ms": round(one.up, 1),
-                "down_ms": round(one.down, 1),
-                "up_again_ms": round(one.up_again, 1),
-            }
+            {"id": one.revision.id, "message": one.revision.message}
+            | {f"{way}_ms": round(getattr(one, way), 1) for way in ways}
             for one in done.times
         ],
         "differences": list(done.differences),

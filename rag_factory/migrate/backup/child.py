@@ -35,11 +35,13 @@ def run(
     on_line: Callable[[str], None] = lambda _: None,
     on_tick: Callable[[], None] = lambda: None,
     hold: Sequence[int] = (),
+    forgive: str | None = None,
 ) -> None:
     """Run one of PostgreSQL's programs on the target to its end.
 
     at_least: the oldest major version that will do. on_line: told each line of its report, on_tick called
-    twice a second. hold: descriptors whose locks it holds as well. What it writes is for this user only.
+    twice a second. hold: descriptors whose locks it holds as well. forgive: a word; an error that has it is
+    none. What it writes is for this user only.
     Should this process be killed, it ends too: at the next line of its report, which nobody reads any more.
     Raises RagFactoryError: it failed, with its own words.
     """
@@ -47,9 +49,13 @@ def run(
     # In English, whatever the user reads otherwise: some of it is looked for here.
     environment = program_environment(target.url) | {"LC_ALL": "C", "PGAPPNAME": application_name}
     complaint: list[str] = []
+    forgiven = False
 
     def hear(line: str) -> None:
-        if complaint or " error: " in line:
+        nonlocal forgiven
+        if forgive is not None and forgive in line:
+            forgiven = True
+        elif complaint or " error: " in line:
             complaint.append(line)
         else:
             on_line(line)
@@ -75,7 +81,7 @@ def run(
         except BaseException:
             process.terminate()
             raise
-    if code:
+    if code and not (forgiven and code == 1 and not complaint):
         raise _failure(name, code, complaint)
 
 
@@ -124,8 +130,8 @@ def _failure(name: str, code: int, complaint: Sequence[str]) -> RagFactoryError:
 def _fix(said: str) -> str | None:
     if any(words in said for words in _FULL):
         return "Make room there, or set BACKUP_FOLDER to a folder on another disk."
-    if "row-level security" in said:
-        return "Use a role in DATABASE_URL that sees every row: a superuser, or ALTER ROLE … BYPASSRLS"
+    if "CREATE EXTENSION" in said:
+        return "Let a role restore it that may create the extension, such as a superuser."
     if re.search(r"OWNER TO|GRANT |DEFAULT PRIVILEGES|SET ROLE", said):
         return "To leave owners and grants out: --no-owner"
     return None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rag_factory.migrate.backup.manifest import Backup
     from rag_factory.migrate.target import Target
 
+_TRANSACTION_TIMEOUT_SINCE = 17
 # pg_restore says "creating TABLE …" and "processing data for table …" as it comes to each.
 _STEP = re.compile(r"^pg_restore: (creating|processing data for|executing) ")
 
@@ -47,11 +48,18 @@ def load(
         done += bool(_STEP.match(line))
         on_progress(min(0.99, done / steps))
 
+    timeout = into.config.db_connect_timeout_seconds
+    with connect(into.url, connect_timeout_seconds=timeout) as session:
+        major = session.info.server_version // 10000
+    program_major = int(child.version("pg_restore", into, at_least=dump_major(backup)).split(".")[0])
+    # A pg_restore of 17 or newer sets transaction_timeout, which a server before 17 doesn't know: an error
+    # that changes nothing. It then has to go on after any other as well, and fails at its end.
+    too_new = major < _TRANSACTION_TIMEOUT_SINCE <= program_major
     child.run(
         "pg_restore",
         into,
         [
-            "--exit-on-error",
+            *(() if too_new else ("--exit-on-error",)),
             f"--jobs={jobs}",
             *NOT_DUMPED,
             *(("--no-owner", "--no-privileges") if no_owner else ()),
@@ -59,11 +67,11 @@ def load(
         ],
         at_least=dump_major(backup),
         on_line=on_line,
+        forgive="transaction_timeout" if too_new else None,
     )
     try:
         with snapshot(into) as session:
             found = count_rows(session)
-        timeout = into.config.db_connect_timeout_seconds
         with connect(into.url, connect_timeout_seconds=timeout) as session:
             session.execute("SET statement_timeout = 0")
             # A dump has no statistics: without them, the first queries would be planned blindly.

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 # How long a backup waits for a table that is locked, unless it is told otherwise.
 LOCK_WAIT_SECONDS = 60.0
+_LONGEST_SECONDS = 2_147_483
 NOT_DUMPED = ("--no-publications", "--no-subscriptions", "--no-tablespaces")
 _ORIGIN = """
     SELECT (SELECT system_identifier::text FROM pg_control_system()), pg_export_snapshot(), ARRAY(
@@ -41,6 +42,7 @@ _ORIGIN = """
         WHERE setrole = 0 AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
         ORDER BY 1)
 """
+_EXTENSIONS = "SELECT extname, extversion FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1"
 # What the first superuser owns is in no list of dependencies: it is always there, but under any name.
 _ROLES = """
     SELECT pg_get_userbyid(refobjid) FROM pg_shdepend
@@ -77,7 +79,9 @@ def back_up(
     state = read_state(target, project)
     folder = anchored(target.config, target.config.backup_folder)
     try:
-        return _write(folder, target, project, state, jobs, wait_seconds, on_progress)
+        # To the server, 0 is for ever, and the longest time is what its milliseconds can hold.
+        wait = min(max(wait_seconds, 0.001), _LONGEST_SECONDS)
+        return _write(folder, target, project, state, jobs, wait, on_progress)
     except OSError as error:
         what = f"{error.filename or folder}: {error.strerror or error}."
         raise _failed(target, what, "Mend that, or set BACKUP_FOLDER to another folder.") from error
@@ -129,7 +133,7 @@ def _write(
                 git_commit=commit,
                 git_dirty=dirty,
                 server_version=state.server_version,
-                pgvector=state.pgvector,
+                extensions=dict(session.execute(_EXTENSIONS).fetchall()),
                 pg_dump_version=pg_dump_version,
                 rows=rows,
                 roles=tuple(role for (role,) in session.execute(_ROLES)),

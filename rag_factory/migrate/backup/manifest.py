@@ -37,9 +37,9 @@ class Manifest:
 
     system: the server's system identifier, which tells two databases of one name apart.
     revisions: what the version table held. git_dirty: whether files differed from git_commit; both are None
-    outside of a repository. rows: for each table, quoted as in SQL, its rows in the dump;
-    LARGE_OBJECTS among them where there are some. roles: who owns something in it or is granted something.
-    settings: the database's own, each as "name=value". files: by path within the backup.
+    outside of a repository. extensions: their versions. rows: of each table, its name quoted as in SQL, those
+    in the dump; LARGE_OBJECTS among them where there are some. roles: who owns something in it or is granted
+    something. settings: the database's own, each as "name=value". files: by path within the backup.
     started: in UTC, ISO 8601. seconds: how long it took.
     """
 
@@ -49,7 +49,7 @@ class Manifest:
     git_commit: str | None
     git_dirty: bool | None
     server_version: str
-    pgvector: str | None
+    extensions: Mapping[str, str]
     pg_dump_version: str
     rows: Mapping[str, int]
     roles: tuple[str, ...]

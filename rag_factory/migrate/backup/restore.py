@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 _RIGHTS = """
     SELECT rolsuper OR rolcreatedb,
            (SELECT rolsuper OR pg_has_role(datdba, 'USAGE') FROM pg_database WHERE datname = %s),
-           (SELECT default_version FROM pg_available_extensions WHERE name = 'vector')
+           ARRAY(SELECT needed FROM unnest(%s::text[]) AS needed
+                 WHERE needed NOT IN (SELECT name FROM pg_available_extensions) ORDER BY 1)
     FROM pg_roles WHERE rolname = current_user
 """
 _MISSING_ROLES = """
@@ -199,10 +200,13 @@ def _check(server: psycopg.Connection[Any], backup: Backup, target: Target, no_o
                 fix="Restore it on a server that is at least as new.",
             )
         )
-    may_create, may_rename, pgvector = _row(server, _RIGHTS, target.url.database)
-    if manifest.pgvector and not pgvector:
+    may_create, may_rename, unavailable = _row(server, _RIGHTS, target.url.database, [*manifest.extensions])
+    if unavailable:
         problems.append(
-            ExtensionError(f"pgvector is missing on the server {place}.", fix="Install its package there.")
+            ExtensionError(
+                f"The backup {backup.name} needs extensions that {place} lacks: {', '.join(unavailable)}.",
+                fix="Install their packages there.",
+            )
         )
     if not may_create:
         problems.append(
@@ -240,7 +244,9 @@ def _name_to_keep(database: str) -> str:
     return database.encode()[:room].decode(errors="ignore") + suffix
 
 
-def _row(session: psycopg.Connection[tuple[Any, ...]], query: str, *values: str) -> tuple[Any, ...]:
+def _row(
+    session: psycopg.Connection[tuple[Any, ...]], query: str, *values: str | list[str]
+) -> tuple[Any, ...]:
     row = session.execute(query.encode(), values or None).fetchone()
     assert row is not None  # noqa: S101 - each query here gives one row
     return row

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg import IsolationLevel, sql
 
 from rag_factory.database.driver import connect
+from rag_factory.errors import NotReadyError
 from rag_factory.migrate.backup.manifest import LARGE_OBJECTS
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 # Partitions are tables of their own here. What an extension owns is its own affair, also in a dump.
 _TABLES = """
-    SELECT n.nspname, c.relname, format('%I.%I', n.nspname, c.relname)
+    SELECT n.nspname, c.relname, format('%I.%I', n.nspname, c.relname), row_security_active(c.oid)
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname <> 'information_schema'
       AND n.nspname !~ '^pg_'
@@ -41,7 +42,7 @@ def snapshot(target: Target, *, wait_seconds: float = 0) -> Iterator[psycopg.Con
 
     It has no limits of time but one: wait_seconds, for tables that are locked; 0: none. Where policies would
     hide rows from it, reading them is an error instead.
-    Raises psycopg.Error: the server doesn't let it.
+    Raises NotReadyError: they would. Raises psycopg.Error: the server doesn't let it.
     """
     timeout = target.config.db_connect_timeout_seconds
     with connect(target.url, connect_timeout_seconds=timeout) as session:
@@ -49,6 +50,11 @@ def snapshot(target: Target, *, wait_seconds: float = 0) -> Iterator[psycopg.Con
         session.execute("SET row_security = off")
         session.execute("SELECT set_config('lock_timeout', %s, false)", (f"{round(wait_seconds * 1000)}ms",))
         tables = session.execute(_TABLES).fetchall()
+        if hidden := [table for _, _, table, active in tables if active]:
+            raise NotReadyError(
+                f"Policies hide rows of {', '.join(hidden)} from {target.url.user or 'this role'}.",
+                fix="Use a role in DATABASE_URL that sees all rows: a superuser, or ALTER ROLE … BYPASSRLS",
+            )
         session.isolation_level = IsolationLevel.REPEATABLE_READ
         session.read_only = True
         with session.transaction():
@@ -67,7 +73,7 @@ def count_rows(session: psycopg.Connection[Any]) -> dict[str, int]:
         quoted: _number(
             session, sql.SQL("SELECT count(*) FROM ONLY {}").format(sql.Identifier(schema, table))
         )
-        for schema, table, quoted in session.execute(_TABLES).fetchall()
+        for schema, table, quoted, _ in session.execute(_TABLES).fetchall()
     }
     if large := _number(session, sql.SQL("SELECT count(*) FROM pg_largeobject_metadata")):
         counts[LARGE_OBJECTS] = large
