@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from rag_factory.tasks.output import show, show_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rag_factory.migrate.plan.model import Plan, PlannedRevision, PlannedStatement
 
 HEADER = ("#", "verdict", "ms", "locks", "statement")
 STATEMENT_WIDTH = 72
+MOST_NAMES = 3
 _COLOURS = {
     "online": "green", "short lock": "green", "blocks writes": "yellow", "blocks everything": "red",
     "rewrites": "red",
@@ -85,9 +86,15 @@ def _row(statement: PlannedStatement) -> tuple[str, str, str, str]:
     locks: dict[str, list[str]] = {}
     for lock in statement.locks:
         locks.setdefault(MODES[lock.mode], []).append(lock.relation)
-    told = "; ".join(f"{mode} on {', '.join(relations)}" for mode, relations in locks.items())
+    told = "; ".join(f"{mode} on {_some(relations)}" for mode, relations in locks.items())
     sql = one_line(statement.sql, STATEMENT_WIDTH)
     return str(statement.verdict), f"{statement.milliseconds:.1f}", told or "-", sql
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are: a table may have any number of indexes."""
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _facts(revision: PlannedRevision) -> Iterator[str]:
@@ -119,7 +126,7 @@ def _done(statement: PlannedStatement) -> Iterator[str]:
         ("builds", statement.builds),
     ):
         if names:
-            yield f"{what} {', '.join(names)}"
+            yield f"{what} {_some(names)}"
     yield from (str(each) for each in statement.writes)
     yield from statement.notes
 

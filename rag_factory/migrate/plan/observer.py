@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from rag_factory.database.url import DatabaseUrl
 
 # They change nothing that is looked at; and a look before SET TRANSACTION would make it fail.
-_UNSEEN = frozenset("SET RESET SHOW BEGIN START COMMIT END ROLLBACK ABORT SAVEPOINT RELEASE EXPLAIN".split())
+_UNSEEN = frozenset(
+    {"SET", "RESET", "SHOW", "BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE"}
+)
 # "can't run inside a transaction block", and "invalid transaction termination": a procedure that commits.
 _NEEDS_NO_TRANSACTION = frozenset({"25001", "2D000"})
 _VACUUM = re.compile(r"(?i)^(?:vacuum|analyze)\s+(?:\([^)]*\)\s*|(?:freeze|verbose|analyze)\s+)*([^()]+)")
@@ -152,10 +154,11 @@ class Observer:
             self._follow(heads)
             return False
         if statements.is_server_wide(sql):
-            self._number += 1
             # An empty result, so that whoever asks for one gets it.
             cursor.execute("SELECT WHERE false")
-            self.observed.append(Observed(sql, 0.0, self._number, False, self.last, self.last, skipped=True))
+            self.observed.append(
+                Observed(sql, 0.0, max(self._number, 1), False, self.last, self.last, skipped=True)
+            )
             return True
         autocommit = context.dialect.detect_autocommit_setting(connection) and not self._open_by_hand
         del self._messages[:]

@@ -20,14 +20,16 @@ from rag_factory.migrate.plan.model import (
     Written,
 )
 from rag_factory.migrate.plan.rehearsal import Rehearsed, rehearse
-from rag_factory.migrate.plan.verdict import STRENGTH, judge, size_text
+from rag_factory.migrate.plan.verdict import DEFAULT_SHORT_SECONDS, STRENGTH, judge, size_text
 from rag_factory.migrate.scratch import schema_copy
 from rag_factory.migrate.state import read_revisions
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rag_factory.migrate.history import History
     from rag_factory.migrate.plan.catalog import Snapshot
-    from rag_factory.migrate.plan.observer import Observed
+    from rag_factory.migrate.plan.observer import Lock, Observed
     from rag_factory.migrate.project import Project
     from rag_factory.migrate.target import Target
 
@@ -37,11 +39,18 @@ _COMMITS = re.compile(r"(?i)\bcommit\s*;")
 _MAY_WRITE = frozenset({"DO", "SELECT", "CALL", "WITH", "EXECUTE"})
 
 
-def make_plan(target: Target, project: Project, history: History, to: str | None) -> Plan:
+def make_plan(
+    target: Target,
+    project: Project,
+    history: History,
+    to: str | None,
+    short_seconds: float = DEFAULT_SHORT_SECONDS,
+) -> Plan:
     """Plan the upgrade of the target to the revision `to`, an id.
 
-    The live database is only read, in short statements. Raises LockedError: a table there is locked
-    for longer than the lock timeout. Raises RagFactoryError: the schema can't be copied.
+    short_seconds: how long a lock may be held to count as short. The live database is only read, in short
+    statements. Raises LockedError: a table there is locked for longer than the lock timeout.
+    Raises RagFactoryError: the schema can't be copied.
     """
     with connect(target.url, connect_timeout_seconds=target.config.db_connect_timeout_seconds) as session:
         at = read_revisions(target, project, session)
@@ -53,7 +62,7 @@ def make_plan(target: Target, project: Project, history: History, to: str | None
         first, rehearsed = rehearse(scratch, project, pending)
         place = "the embedded server" if scratch.server else scratch.url.server
     with look(target) as live:
-        weigher = Weigher(live, first, project)
+        weigher = Weigher(live, first, project, short_seconds)
         planned = [weigher.weigh(each) for each in rehearsed]
     return Plan(target.url.database, at, to, place, planned, pending[len(planned) :])
 
@@ -61,8 +70,9 @@ def make_plan(target: Target, project: Project, history: History, to: str | None
 class Weigher:
     """Turns what was seen on the empty copy into what it means on the live database."""
 
-    def __init__(self, live: Live, first: Snapshot, project: Project) -> None:
+    def __init__(self, live: Live, first: Snapshot, project: Project, short_seconds: float) -> None:
         self._live = live
+        self._short_seconds = short_seconds
         # What the plan itself makes has no rows and no users yet; the version table is Alembic's.
         version_table = ".".join(project.version_table)
         self._names = {
@@ -79,18 +89,34 @@ class Weigher:
         for number, (observed, statement, rows_seconds) in enumerate(weighed):
             same = (each for each in weighed[number:] if each[0].transaction == observed.transaction)
             held = sum(other.seconds for _, other, _ in same)
-            modes = [lock.mode for lock in statement.locks]
-            verdict = judge(modes, statement.seconds, held, self._rewritten_bytes(observed), rows_seconds)
+            # One that goes on under a lock taken before it lets that one's victims wait too.
+            since = number if statement.seconds < self._short_seconds else 0
+            modes = [
+                lock.mode
+                for other, planned_before, _ in weighed[since : number + 1]
+                if other.transaction == observed.transaction
+                for lock in planned_before.locks
+            ]
+            verdict = judge(
+                modes,
+                statement.seconds,
+                held,
+                self._rewritten_bytes(observed),
+                rows_seconds,
+                self._short_seconds,
+            )
             judged = replace(statement, held_seconds=held, verdict=verdict)
-            planned.append(replace(judged, advice=advise(observed, judged, self._rows_of)))
+            planned.append(
+                replace(judged, advice=advise(observed, judged, self._rows_of, self._short_seconds))
+            )
         return PlannedRevision(
             revision=rehearsed.revision,
             milliseconds=rehearsed.milliseconds,
             statements=planned,
             reversible=rehearsed.reversible,
             irreversible_because=rehearsed.irreversible_because,
-            drops=[self._counted(each) for each in rehearsed.drops],
-            loses=[self._counted(each) for each in rehearsed.loses],
+            drops=self._dropped(rehearsed.statements),
+            loses=self._dropped(rehearsed.way_back),
             error=rehearsed.error,
         )
 
@@ -101,20 +127,25 @@ class Weigher:
             return observed, _statement(observed, notes=(note,)), 0.0
         work = observed.work
         writes, scans, rows_seconds = self._rows(observed)
-        seconds = observed.milliseconds / 1000 + rows_seconds
+        # Without rows there is little to wait for, unless it is something else than rows.
+        own = observed.milliseconds / 1000
+        seconds = rows_seconds + (own if own >= DEFAULT_SHORT_SECONDS else 0)
         seconds += work_seconds(work, self._live, self._names)
         scanned = [*work.verified, *(build.table for build in work.built), *(a for a, _ in work.checked)]
         scans += [self._names[oid] for oid in scanned if oid in self._names and oid not in work.rewritten]
         rewritten = [self._names[oid] for oid in work.rewritten if oid in self._names]
         indexes = [name for name in work.rewritten_indexes if name in self._oids]
         locks = [
-            PlannedLock(_short(self._names[lock.oid]), lock.mode, lock.assumed)
+            (-STRENGTH[lock.mode], observed.before.relations[lock.oid].is_index, self._names[lock.oid], lock)
             for lock in observed.locks
             if lock.oid in self._names
         ]
         statement = _statement(
             observed,
-            locks=tuple(sorted(locks, key=lambda lock: (-STRENGTH[lock.mode], lock.relation))),
+            locks=tuple(
+                PlannedLock(_short(name), lock.mode, lock.assumed)
+                for *_, name, lock in sorted(locks, key=_order)
+            ),
             rewrites=tuple(map(_short, [*rewritten, *indexes])),
             scans=tuple(dict.fromkeys(map(_short, scans))),
             builds=tuple(_short(build.name) for build in work.built if build.table in self._names),
@@ -189,12 +220,18 @@ class Weigher:
                 )
         return notes
 
-    def _counted(self, dropped: str) -> str:
-        """Tell a dropped table or column with its rows: "table notes (about 1,200 rows)"."""
-        kind, _, name = dropped.partition(" ")
-        table = name if kind == "table" else name.rpartition(".")[0]
-        rows = self._live.size(table).rows
-        return f"{kind} {_short(name)}" + (f" (about {rows:,} rows)" if rows else "")
+    def _dropped(self, observed: Sequence[Observed]) -> list[str]:
+        """Tell what statements drop, with its rows: "table notes (about 1,200 rows)"."""
+        told = []
+        for statement in observed:
+            for change in statement.changes:
+                if change.kind not in {"table dropped", "column dropped"}:
+                    continue
+                name = _short(statement.before.relations[change.table].name)
+                what = f"table {name}" if change.kind == "table dropped" else f"column {name}.{change.name}"
+                rows = self._rows_of(change.table)
+                told.append(what + (f" (about {rows:,} rows)" if rows > 0 else ""))
+        return told
 
 
 def _statement(observed: Observed, **found: Any) -> PlannedStatement:
@@ -210,6 +247,10 @@ def _statement(observed: Observed, **found: Any) -> PlannedStatement:
         verdict=ONLINE,
         **empty | found,
     )
+
+
+def _order(row: tuple[int, bool, str, Lock]) -> tuple[int, bool, str]:
+    return row[:3]
 
 
 def _short(name: str) -> str:

@@ -34,19 +34,17 @@ class Rehearsed:
     """A revision that was run on the copy. Only the last one may have an error; it is rolled back.
 
     reversible: None when the downgrade was not tried. irreversible_because: what is wrong with the downgrade.
-    drops, loses: "table x" and "column x.y" that the upgrade drops, and that the downgrade drops.
+    way_back: what the downgrade did.
     """
 
     revision: Revision
     milliseconds: float = 0.0
     statements: Sequence[Observed] = ()
+    way_back: Sequence[Observed] = ()
     error: str | None = None
     reversible: bool | None = None
     irreversible_because: str | None = None
-    drops: Sequence[str] = ()
-    loses: Sequence[str] = ()
     schema_before: frozenset[str] = field(default_factory=frozenset, repr=False)
-    schema_after: frozenset[str] = field(default_factory=frozenset, repr=False)
 
 
 def rehearse(
@@ -95,8 +93,7 @@ class _Rehearsal:
             each.statements = tuple(self.observer.observed)
             if each.error is not None:
                 break
-            schema = each.schema_after = self._schema()
-            each.drops = _dropped(each.schema_before, schema)
+            schema = self._schema()
         return done
 
     def go_down(self, done: Sequence[Rehearsed]) -> None:
@@ -108,7 +105,7 @@ class _Rehearsal:
                 each.reversible, each.irreversible_because = False, problem.what
                 break
             now = self._schema()
-            each.loses = _dropped(each.schema_after, now)
+            each.way_back = tuple(self.observer.observed)
             # What a later revision's downgrade left behind is not this one's fault.
             different = (now ^ each.schema_before) - left_over
             each.reversible = not different
@@ -150,26 +147,6 @@ class _Rehearsal:
 
     def _schema(self) -> frozenset[str]:
         return frozenset(read_schema(self.session))
-
-
-def _dropped(before: frozenset[str], after: frozenset[str]) -> tuple[str, ...]:
-    """The tables that are gone, and the columns gone from tables that are not."""
-    tables = _names(before, "table", "partitioned table") - _names(after, "table", "partitioned table")
-    columns = {
-        name
-        for name in _names(before, "column") - _names(after, "column")
-        if not any(name.startswith(f"{table}.") for table in tables)
-    }
-    return (*(f"table {name}" for name in sorted(tables)), *(f"column {name}" for name in sorted(columns)))
-
-
-def _names(schema: frozenset[str], *kinds: str) -> set[str]:
-    return {
-        line.removeprefix(f"{kind} ").split(" ", 1)[0]
-        for line in schema
-        for kind in kinds
-        if line.startswith(f"{kind} ")
-    }
 
 
 def _difference(lines: frozenset[str], now: frozenset[str], most: int = 3) -> str:
