@@ -15,7 +15,7 @@ from rag_factory.migrate.history import History
 from rag_factory.migrate.plan.planner import make_plan
 from rag_factory.migrate.project import Project
 from rag_factory.migrate.target import Target
-from rag_factory.server import EmbeddedServer
+from rag_factory.server import EmbeddedServer, find_binaries
 from tests.conftest import FAST
 from tests.engine.migrate.plan_cases import (
     CASES,
@@ -124,6 +124,8 @@ def plan_18(server_url: DatabaseUrl, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="module")
 def plan_15(public_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
     project = write_project(tmp_path_factory.mktemp("plan"), [body_of(case) for case in CASES])
+    # Its pg_dump is newer than the server, as on most machines.
+    (project.root / ".env").write_text(f"POSTGRES_BIN_FOLDER={find_binaries().folder}\n")
     with server_15(public_folder) as url:
         return plan_on(url, LIVE, project)
 
