@@ -25,7 +25,7 @@ def show_plan(plan: Plan) -> None:
     """Give the plan to people: tables on a terminal, aligned text elsewhere."""
     show(_title(plan))
     for revision in plan.revisions:
-        show(f"\n{revision.revision.id} {revision.revision.message}: {revision.verdict}")
+        show(f"\n{_heading(revision)}")
         rows = _rows(revision)
         if rows and sys.stdout.isatty():
             _show_table(revision, rows)
@@ -47,7 +47,7 @@ def as_markdown(plan: Plan) -> str:
     """The plan for a pull request."""
     lines = [f"### {_title(plan)}"]
     for revision in plan.revisions:
-        lines += ["", f"#### {revision.revision.id} {revision.revision.message}: {revision.verdict}", ""]
+        lines += ["", f"#### {_heading(revision)}", ""]
         if revision.statements:
             lines += [f"| {' | '.join(HEADER)} |", "| ---: | --- | ---: | --- | --- |"]
             for row in _rows(revision):
@@ -72,7 +72,13 @@ def as_markdown(plan: Plan) -> str:
 def _title(plan: Plan) -> str:
     count = len(plan.revisions) + len(plan.not_planned)
     what = f"{count} revision{'s' if count > 1 else ''} to {plan.to}"
-    return f"{plan.database} at {', '.join(plan.at) or 'base'}, {what}: {plan.verdict}"
+    verdict = "fails" if plan.error else plan.verdict
+    return f"{plan.database} at {', '.join(plan.at) or 'base'}, {what}: {verdict}"
+
+
+def _heading(revision: PlannedRevision) -> str:
+    verdict = "fails" if revision.error else revision.verdict
+    return f"{revision.revision.id} {revision.revision.message}: {verdict}"
 
 
 def _rows(revision: PlannedRevision) -> list[tuple[str, ...]]:
@@ -84,8 +90,12 @@ def _row(statement: PlannedStatement) -> tuple[str, str, str, str]:
     from rag_factory.migrate.plan.verdict import MODES
 
     locks: dict[str, list[str]] = {}
+    named: set[str] = set()
     for lock in statement.locks:
-        locks.setdefault(MODES[lock.mode], []).append(lock.relation)
+        # The strongest one of a relation comes first, and stands for the others.
+        if lock.relation not in named:
+            locks.setdefault(MODES[lock.mode], []).append(lock.relation)
+        named.add(lock.relation)
     told = "; ".join(f"{mode} on {_some(relations)}" for mode, relations in locks.items())
     sql = one_line(statement.sql, STATEMENT_WIDTH)
     return str(statement.verdict), f"{statement.milliseconds:.1f}", told or "-", sql

@@ -106,6 +106,7 @@ def test_revision_that_fails_ends_the_plan(tasks: Tasks, write_revision: WriteRe
     assert done.returncode == 1
     assert done.stderr.startswith("Revision 004 fails on a copy of the schema.")
     assert 'relation "missing" does not exist' in done.stdout
+    assert "\n004 revision 004: fails\n" in done.stdout
     assert "005 revision 005: not planned, since the one before it fails" in done.stdout
     # The way back of what did not fail was tried.
     assert "reversible: taken back on the copy" in done.stdout
