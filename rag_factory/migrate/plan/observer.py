@@ -124,22 +124,18 @@ class Observer:
         connection.commit()
 
     def _execute(self, cursor: Any, sql: str, parameters: Any, context: Any) -> bool:
-        return self._see(
-            cursor,
-            sql,
-            parameters,
-            context,
-            lambda: context.dialect.do_execute(cursor, sql, parameters, context),
-        )
+        run = context.dialect.do_execute
+        # SQLAlchemy doubles the percent signs for the driver, which halves them when it is given parameters.
+        text = sql if parameters else sql.replace("%%", "%")
+        return self._see(cursor, text, parameters, context, lambda: run(cursor, sql, parameters, context))
 
     def _execute_many(self, cursor: Any, sql: str, parameters: Any, context: Any) -> bool:
         run = context.dialect.do_executemany
         return self._see(cursor, sql, None, context, lambda: run(cursor, sql, parameters, context))
 
     def _execute_bare(self, cursor: Any, sql: str, context: Any) -> bool:
-        return self._see(
-            cursor, sql, None, context, lambda: context.dialect.do_execute_no_params(cursor, sql, context)
-        )
+        run = context.dialect.do_execute_no_params
+        return self._see(cursor, sql, None, context, lambda: run(cursor, sql, context))
 
     def _see(self, cursor: Any, sql: str, parameters: Any, context: Any, run: Callable[[], None]) -> bool:
         """Run the statement and look. True: it was run here, and SQLAlchemy needs not."""

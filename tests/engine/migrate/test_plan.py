@@ -12,7 +12,9 @@ import pytest
 from rag_factory.database.config import DatabaseConfig
 from rag_factory.database.url import DatabaseUrl
 from rag_factory.migrate.history import History
+from rag_factory.migrate.plan import statements
 from rag_factory.migrate.plan.planner import make_plan
+from rag_factory.migrate.plan.verdict import size_text, time_text
 from rag_factory.migrate.project import Project
 from rag_factory.migrate.target import Target
 from rag_factory.server import EmbeddedServer, find_binaries
@@ -58,6 +60,34 @@ def upgrade():
 def downgrade():
     pass
 '''
+ASYNC_ENV = """
+import asyncio
+
+from alembic import context
+from sqlalchemy import NullPool
+from sqlalchemy.ext.asyncio import create_async_engine
+
+def migrate(connection):
+    context.configure(connection=connection)
+    with context.begin_transaction():
+        context.run_migrations()
+
+async def run():
+    address = context.config.get_main_option("sqlalchemy.url")
+    async with create_async_engine(address, poolclass=NullPool).connect() as connection:
+        await connection.run_sync(migrate)
+        await connection.commit()
+
+asyncio.run(run())
+"""
+IN_ONE = """
+    op.execute("ALTER TABLE big ADD late text DEFAULT '50%'")
+    op.execute("CREATE INDEX late ON big (k)")
+"""
+BATCHES = """
+    with op.get_context().autocommit_block():
+        op.execute("DO $$BEGIN UPDATE big SET a = ''; COMMIT; END$$")
+"""
 LOCK_ORDER = [
     "ROW EXCLUSIVE",
     "SHARE UPDATE EXCLUSIVE",
@@ -117,7 +147,9 @@ def plan_on(url: DatabaseUrl, live: str, project: Project) -> Plan:
 
 @pytest.fixture(scope="module")
 def plan_18(server_url: DatabaseUrl, tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    project = write_project(tmp_path_factory.mktemp("plan"), [body_of(case) for case in CASES + VECTOR_CASES])
+    project = write_project(
+        tmp_path_factory.mktemp("plan"), [*map(body_of, CASES + VECTOR_CASES), IN_ONE, BATCHES]
+    )
     return plan_on(server_url.with_database("postgres"), LIVE + LIVE_VECTORS, project)
 
 
@@ -128,6 +160,74 @@ def plan_15(public_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pl
     (project.root / ".env").write_text(f"POSTGRES_BIN_FOLDER={find_binaries().folder}\n")
     with server_15(public_folder) as url:
         return plan_on(url, LIVE, project)
+
+
+def test_lock_lasts_until_its_transaction_ends(plan_18: Plan) -> None:
+    first, second = plan_18.revisions[-2].statements
+    assert first.sql == "ALTER TABLE big ADD late text DEFAULT '50%'"
+    assert first.seconds < SHORT_SECONDS < second.seconds
+    assert (first.verdict.level, first.held_seconds) == ("blocks everything", first.seconds + second.seconds)
+    assert "held until its transaction ends" in first.advice[0]
+    assert [lock.mode for lock in second.locks] == ["ShareLock"]
+    # Under the first one's lock, readers wait for the build as well.
+    assert second.verdict.level == "blocks everything"
+
+
+def test_block_that_commits_holds_a_batch_only(plan_18: Plan) -> None:
+    (statement,) = plan_18.revisions[-1].statements
+    assert statement.verdict.level == "online"
+    assert [str(each) for each in statement.writes] == ["writes up to 100,000 rows of big"]
+
+
+@pytest.mark.parametrize("env", [ENV.replace("transaction_per_migration=True", ""), ASYNC_ENV])
+def test_env_of_any_kind_is_watched(server_url: DatabaseUrl, tmp_path: Path, env: str) -> None:
+    bodies = [
+        '    op.execute("CREATE TABLE a (id int REFERENCES other)")',
+        '    op.execute("DROP TABLE other CASCADE")',
+    ]
+    plan = plan_on(
+        server_url.with_database("postgres"),
+        "CREATE TABLE other (id int PRIMARY KEY)",
+        write_project(tmp_path, bodies, env),
+    )
+    locks = [
+        [lock.mode for lock in each.statements[0].locks if lock.relation == "other"]
+        for each in plan.revisions
+    ]
+    assert locks == [["ShareRowExclusiveLock"], ["AccessExclusiveLock"]]
+    assert [each.reversible for each in plan.revisions] == [False, False]
+
+
+def test_text_is_split_recognised_and_shown() -> None:
+    sql = "-- first\nCREATE TABLE a (b text DEFAULT ';'); /* x; */ DO $x$BEGIN; DELETE FROM a; END$x$;"
+    assert [statements.head(each) for each in statements.split(sql)] == ["CREATE", "DO"]
+    assert statements.written_in_body(statements.split(sql)[1]) == ["a"]
+    assert statements.shown("ALTER ROLE a PASSWORD 'se''cret' LOGIN") == "ALTER ROLE a PASSWORD '***' LOGIN"
+    for text in (
+        "CREATE ROLE a",
+        "alter user a with login",
+        "GRANT a TO b",
+        "DO $$BEGIN CREATE ROLE a; END$$",
+        "ALTER SYSTEM SET a = 1",
+        "SELECT 1; DROP DATABASE a",
+    ):
+        assert statements.is_server_wide(text), text
+    for text in (
+        "GRANT SELECT ON a TO b",
+        "CREATE USER MAPPING FOR a SERVER b",
+        "CREATE TABLE role (a int)",
+        "CREATE FUNCTION f() RETURNS void LANGUAGE sql AS 'CREATE ROLE a'",
+        "COMMENT ON TABLE a IS 'create role'",
+    ):
+        assert not statements.is_server_wide(text), text
+
+
+def test_times_and_sizes_are_told_roughly() -> None:
+    times = [0.2, 1.2, 80, 200, 7000, 200_000]
+    assert [time_text(each).removeprefix("about ") for each in times] == [
+        "under a second", "1 second", "80 seconds", "3 minutes", "2 hours", "2 days",
+    ]  # fmt: skip
+    assert [size_text(each) for each in (1, 2_500_000, 3_210_000_000)] == ["0.1 MB", "2.5 MB", "3.2 GB"]
 
 
 def check(case: Case, planned: PlannedRevision) -> None:
