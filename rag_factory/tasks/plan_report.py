@@ -48,9 +48,9 @@ def as_markdown(plan: Plan) -> str:
     lines = [f"### {_title(plan)}"]
     for revision in plan.revisions:
         lines += ["", f"#### {_heading(revision)}", ""]
-        if revision.statements:
+        if rows := _rows(revision):
             lines += [f"| {' | '.join(HEADER)} |", "| ---: | --- | ---: | --- | --- |"]
-            for row in _rows(revision):
+            for row in rows:
                 *cells, sql = (cell.replace("|", "\\|") for cell in row)
                 lines.append(f"| {' | '.join(cells)} | `{sql.replace('`', ' ')}` |")
             lines.append("")
@@ -82,7 +82,9 @@ def _heading(revision: PlannedRevision) -> str:
 
 
 def _rows(revision: PlannedRevision) -> list[tuple[str, ...]]:
-    return [(str(number), *_row(each)) for number, each in enumerate(revision.statements, 1)]
+    """What does something; online operations look a lot before they do."""
+    numbered = enumerate(revision.statements, 1)
+    return [(str(number), *_row(each)) for number, each in numbered if not each.only_looks]
 
 
 def _row(statement: PlannedStatement) -> tuple[str, str, str, str]:
@@ -112,6 +114,8 @@ def _facts(revision: PlannedRevision) -> Iterator[str]:
     for number, statement in enumerate(revision.statements, 1):
         if done := "; ".join(_done(statement)):
             yield f"#{number} {done}"
+    if looks := sum(statement.only_looks for statement in revision.statements):
+        yield f"{looks} more statement{'s' if looks > 1 else ''} only look, and lock nothing"
     if not revision.transactional:
         yield "not in one transaction: if it fails midway, what came before stays"
     if revision.drops:
@@ -147,7 +151,8 @@ def _show_table(revision: PlannedRevision, rows: list[tuple[str, ...]]) -> None:
     from rich.table import Table
 
     table = Table(*HEADER)
-    for statement, row in zip(revision.statements, rows, strict=True):
+    shown = [statement for statement in revision.statements if not statement.only_looks]
+    for statement, row in zip(shown, rows, strict=True):
         number, verdict, *rest = (escape(cell) for cell in row)
         table.add_row(number, f"[{_COLOURS[statement.verdict.level]}]{verdict}[/]", *rest)
     Console().print(table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rag_factory.migrate.plan.statements import head
 from rag_factory.migrate.plan.verdict import MODES, Verdict, blocked_by
 
 if TYPE_CHECKING:
@@ -67,6 +68,12 @@ class PlannedStatement:
     verdict: Verdict
     notes: Sequence[str] = ()
     advice: Sequence[str] = ()
+
+    @property
+    def only_looks(self) -> bool:
+        """Whether it is a query, or a block of code, that did nothing to the tables of the live database."""
+        did = (self.locks, self.rewrites, self.scans, self.builds, self.writes, self.notes, self.advice)
+        return not any(did) and head(self.sql) in {"SELECT", "WITH", "DO", "VALUES", "TABLE"}
 
     def as_data(self) -> dict[str, Any]:
         """The statement for a machine."""

@@ -171,25 +171,22 @@ class Weigher:
             if head not in _WRITES | _MAY_WRITE:
                 continue
             estimate = self._live.explain(statement, observed.parameters)
-            if estimate is not None:
-                rows = {
-                    name: Written(_short(name), rows, False) for name, rows in estimate.rows.items() if rows
-                }
-                scans += estimate.scans
-            elif head == "INSERT":
-                rows = {}
-            else:
-                named = set(statements.written_in_body(statement))
+            expected = estimate.rows if estimate else {}
+            rows = {name: Written(_short(name), count, False) for name, count in expected.items()}
+            read = [name for name in estimate.scans if name in self._oids] if estimate else list(locked)
+            scans += read if estimate else []
+            # What a function or a block writes, the planner can't tell: the locks do, or the words.
+            if (estimate is None and head != "INSERT") or head not in _WRITES:
+                named = set(statements.written_in_body(statement)) if head == "DO" else set()
                 named_too = {name for name in self._oids if {name, _short(name)} & named}
-                rows = {
+                rows |= {
                     name: Written(_short(name), self._live.size(name).rows, True)
-                    for name in writing | named_too
+                    for name in (writing | named_too) - expected.keys()
                 }
             written |= rows
             if not (observed.autocommit and _COMMITS.search(statement)):
                 seconds += sum(written_seconds(each.rows, head) for each in rows.values())
-            size = sum(self._live.size(name).table_bytes for name in (estimate.scans if estimate else locked))
-            seconds += size / READ_BYTES_PER_SECOND
+            seconds += sum(self._live.size(name).table_bytes for name in read) / READ_BYTES_PER_SECOND
         return [each for each in written.values() if each.rows], scans, seconds
 
     def _rows_of(self, oid: int) -> int:

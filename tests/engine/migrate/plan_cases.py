@@ -11,6 +11,7 @@ SHORT_SECONDS = 0.001
 LIVE = """
 CREATE TYPE mood AS ENUM ('bad', 'good');
 CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE FUNCTION fill() RETURNS void LANGUAGE sql BEGIN ATOMIC SELECT 1; END;
 CREATE TABLE big (id bigint, n int, m int, k int, w varchar(20), gone text, ref int);
 CREATE INDEX big_id ON big (id);
 CREATE INDEX big_w ON big (w);
@@ -122,7 +123,7 @@ CASES = [
     case(
         "ALTER TABLE big ADD CONSTRAINT positive CHECK (n > 0)",
         "blocks everything",
-        'op.add_check_online("positive", "big", "(n > 0)")',
+        'op.add_check_online(op.f("positive"), "big", "(n > 0)")',
         scans="big",
         big=EXCLUSIVE,
     ),
@@ -207,6 +208,11 @@ CASES = [
     ),
     case("DELETE FROM big WHERE n < 90000", "blocks writes", "by ranges of the key", scans="big", big=ROW),
     case("DO $$BEGIN UPDATE big SET b = 8; END$$", "blocks writes", "by ranges of the key", big=ROW),
+    case(
+        "CREATE OR REPLACE FUNCTION fill() RETURNS void LANGUAGE sql AS 'UPDATE big SET b = 9'",
+        "online",
+    ),
+    case("SELECT fill()", "blocks writes", "by ranges of the key", big=ROW),
     case("TRUNCATE big", "short lock", big=EXCLUSIVE),
     case("ALTER TABLE tiny ALTER n TYPE bigint", "short lock", rewrites="tiny", tiny=EXCLUSIVE),
     case("REFRESH MATERIALIZED VIEW seen", "rewrites", "VIEW CONCURRENTLY", rewrites="seen", seen=EXCLUSIVE),
