@@ -211,6 +211,7 @@ CASES = [
     case(
         "CREATE OR REPLACE FUNCTION fill() RETURNS void LANGUAGE sql AS 'UPDATE big SET b = 9'",
         "online",
+        big=ROW,
     ),
     case("SELECT fill()", "blocks writes", "by ranges of the key", big=ROW),
     case("TRUNCATE big", "short lock", big=EXCLUSIVE),
