@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rag_factory.migrate.bookkeeping import SCHEMA
 from rag_factory.migrate.plan.statements import head
 from rag_factory.migrate.plan.verdict import MODES, Verdict, blocked_by
 
@@ -71,9 +72,10 @@ class PlannedStatement:
 
     @property
     def only_looks(self) -> bool:
-        """Whether it is a query, or a block of code, that did nothing to the tables of the live database."""
+        """Whether it did nothing to the tables of the live database: a query, a block, the engine's notes."""
         did = (self.locks, self.rewrites, self.scans, self.builds, self.writes, self.notes, self.advice)
-        return not any(did) and head(self.sql) in {"SELECT", "WITH", "DO", "VALUES", "TABLE"}
+        looks = head(self.sql) in {"SELECT", "WITH", "DO", "VALUES", "TABLE", "EXPLAIN"}
+        return not any(did) and (looks or SCHEMA in self.sql)
 
     def as_data(self) -> dict[str, Any]:
         """The statement for a machine."""

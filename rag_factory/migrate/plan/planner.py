@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rag_factory.database.driver import connect
+from rag_factory.migrate.bookkeeping import SCHEMA
 from rag_factory.migrate.plan import statements
 from rag_factory.migrate.plan.advice import advise
 from rag_factory.migrate.plan.costs import READ_BYTES_PER_SECOND, graph_bytes, work_seconds, written_seconds
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
     from rag_factory.migrate.target import Target
 
 _WRITES = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE"})
-# A block that commits as it goes holds its rows for a batch only.
-_COMMITS = re.compile(r"(?i)\bcommit\s*;")
+# A block that commits as it goes holds its rows for a batch only; so does op.backfill, which notes each.
+_BATCHES = re.compile(rf"(?i)\bcommit\s*;|\b{SCHEMA}\.backfills\b")
 _MAY_WRITE = frozenset({"DO", "SELECT", "CALL", "WITH", "EXECUTE"})
 
 
@@ -153,7 +154,8 @@ class Weigher:
             seconds=seconds,
             notes=tuple(self._notes(observed)),
         )
-        return observed, statement, rows_seconds
+        batches = observed.autocommit and _BATCHES.search(observed.sql)
+        return observed, statement, 0.0 if batches or not writes else rows_seconds
 
     def _rows(self, observed: Observed) -> tuple[list[Written], list[str], float]:
         """The rows that a statement writes, the tables it reads for that, and how long it takes."""
@@ -184,8 +186,7 @@ class Weigher:
                     for name in (writing | named_too) - expected.keys()
                 }
             written |= rows
-            if not (observed.autocommit and _COMMITS.search(statement)):
-                seconds += sum(written_seconds(each.rows, head) for each in rows.values())
+            seconds += sum(written_seconds(each.rows, head) for each in rows.values())
             seconds += sum(self._live.size(name).table_bytes for name in read) / READ_BYTES_PER_SECOND
         return [each for each in written.values() if each.rows], scans, seconds
 

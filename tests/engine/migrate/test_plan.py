@@ -177,6 +177,7 @@ def test_block_that_commits_holds_a_batch_only(plan_18: Plan) -> None:
     (statement,) = plan_18.revisions[-1].statements
     assert statement.verdict.level == "online"
     assert [str(each) for each in statement.writes] == ["writes up to 100,000 rows of big"]
+    assert str(statement.verdict) == "online, about 2 seconds"
 
 
 @pytest.mark.parametrize("env", [ENV.replace("transaction_per_migration=True", ""), ASYNC_ENV])
