@@ -9,7 +9,7 @@ from rag_factory.tasks.command import command
 from rag_factory.tasks.migration import name_revisions
 from rag_factory.tasks.output import say, show, show_json
 from rag_factory.tasks.plan_report import as_markdown, show_plan
-from rag_factory.tasks.texts import JSON
+from rag_factory.tasks.texts import JSON, seconds
 
 if TYPE_CHECKING:
     from rag_factory.migrate.plan.model import Plan
@@ -22,20 +22,27 @@ if TYPE_CHECKING:
     to="The revision to plan up to (head).",
     json=JSON,
     markdown="Print Markdown, for a pull request.",
+    short="Seconds that a lock may be held to count as short (1).",
     fail_on="End with 4 at this verdict or worse: short-lock, blocks-writes, blocks-everything, rewrites.",
 )
 def plan(
-    work: Workspace, to: str = "head", json: bool = False, markdown: bool = False, fail_on: str | None = None
+    work: Workspace,
+    to: str = "head",
+    json: bool = False,
+    markdown: bool = False,
+    short: str = "1",
+    fail_on: str | None = None,
 ) -> None:
     """Tell what the pending revisions lock, rewrite and cost."""
     if json and markdown:
         raise UsageError("--json and --markdown exclude each other.", fix="Give one of them.")
     limit = None if fail_on is None else _level(fail_on)
+    short_seconds = seconds(short, "--short")
     goal = work.history.resolve(to)
     work.read_known_state()
     from rag_factory.migrate.plan.planner import make_plan
 
-    found = make_plan(work.target, work.project, work.history, goal)
+    found = make_plan(work.target, work.project, work.history, goal, short_seconds)
     if json:
         show_json(found.as_data())
     elif not found.revisions:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from rag_factory.tasks.output import show, show_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rag_factory.migrate.plan.model import Plan, PlannedRevision, PlannedStatement
 
 HEADER = ("#", "verdict", "ms", "locks", "statement")
 STATEMENT_WIDTH = 72
+MOST_NAMES = 3
 _COLOURS = {
     "online": "green", "short lock": "green", "blocks writes": "yellow", "blocks everything": "red",
     "rewrites": "red",
@@ -24,7 +25,7 @@ def show_plan(plan: Plan) -> None:
     """Give the plan to people: tables on a terminal, aligned text elsewhere."""
     show(_title(plan))
     for revision in plan.revisions:
-        show(f"\n{revision.revision.id} {revision.revision.message}: {revision.verdict}")
+        show(f"\n{_heading(revision)}")
         rows = _rows(revision)
         if rows and sys.stdout.isatty():
             _show_table(revision, rows)
@@ -46,10 +47,10 @@ def as_markdown(plan: Plan) -> str:
     """The plan for a pull request."""
     lines = [f"### {_title(plan)}"]
     for revision in plan.revisions:
-        lines += ["", f"#### {revision.revision.id} {revision.revision.message}: {revision.verdict}", ""]
-        if revision.statements:
+        lines += ["", f"#### {_heading(revision)}", ""]
+        if rows := _rows(revision):
             lines += [f"| {' | '.join(HEADER)} |", "| ---: | --- | ---: | --- | --- |"]
-            for row in _rows(revision):
+            for row in rows:
                 *cells, sql = (cell.replace("|", "\\|") for cell in row)
                 lines.append(f"| {' | '.join(cells)} | `{sql.replace('`', ' ')}` |")
             lines.append("")
@@ -71,11 +72,19 @@ def as_markdown(plan: Plan) -> str:
 def _title(plan: Plan) -> str:
     count = len(plan.revisions) + len(plan.not_planned)
     what = f"{count} revision{'s' if count > 1 else ''} to {plan.to}"
-    return f"{plan.database} at {', '.join(plan.at) or 'base'}, {what}: {plan.verdict}"
+    verdict = "fails" if plan.error else plan.verdict
+    return f"{plan.database} at {', '.join(plan.at) or 'base'}, {what}: {verdict}"
+
+
+def _heading(revision: PlannedRevision) -> str:
+    verdict = "fails" if revision.error else revision.verdict
+    return f"{revision.revision.id} {revision.revision.message}: {verdict}"
 
 
 def _rows(revision: PlannedRevision) -> list[tuple[str, ...]]:
-    return [(str(number), *_row(each)) for number, each in enumerate(revision.statements, 1)]
+    """What does something; online operations look a lot before they do."""
+    numbered = enumerate(revision.statements, 1)
+    return [(str(number), *_row(each)) for number, each in numbered if not each.only_looks]
 
 
 def _row(statement: PlannedStatement) -> tuple[str, str, str, str]:
@@ -83,11 +92,21 @@ def _row(statement: PlannedStatement) -> tuple[str, str, str, str]:
     from rag_factory.migrate.plan.verdict import MODES
 
     locks: dict[str, list[str]] = {}
+    named: set[str] = set()
     for lock in statement.locks:
-        locks.setdefault(MODES[lock.mode], []).append(lock.relation)
-    told = "; ".join(f"{mode} on {', '.join(relations)}" for mode, relations in locks.items())
+        # The strongest one of a relation comes first, and stands for the others.
+        if lock.relation not in named:
+            locks.setdefault(MODES[lock.mode], []).append(lock.relation)
+        named.add(lock.relation)
+    told = "; ".join(f"{mode} on {_some(relations)}" for mode, relations in locks.items())
     sql = one_line(statement.sql, STATEMENT_WIDTH)
     return str(statement.verdict), f"{statement.milliseconds:.1f}", told or "-", sql
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are: a table may have any number of indexes."""
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _facts(revision: PlannedRevision) -> Iterator[str]:
@@ -95,6 +114,8 @@ def _facts(revision: PlannedRevision) -> Iterator[str]:
     for number, statement in enumerate(revision.statements, 1):
         if done := "; ".join(_done(statement)):
             yield f"#{number} {done}"
+    if looks := sum(statement.only_looks for statement in revision.statements):
+        yield f"{looks} more statement{'s' if looks > 1 else ''} only look, and lock nothing"
     if not revision.transactional:
         yield "not in one transaction: if it fails midway, what came before stays"
     if revision.drops:
@@ -119,7 +140,7 @@ def _done(statement: PlannedStatement) -> Iterator[str]:
         ("builds", statement.builds),
     ):
         if names:
-            yield f"{what} {', '.join(names)}"
+            yield f"{what} {_some(names)}"
     yield from (str(each) for each in statement.writes)
     yield from statement.notes
 
@@ -130,7 +151,8 @@ def _show_table(revision: PlannedRevision, rows: list[tuple[str, ...]]) -> None:
     from rich.table import Table
 
     table = Table(*HEADER)
-    for statement, row in zip(revision.statements, rows, strict=True):
+    shown = [statement for statement in revision.statements if not statement.only_looks]
+    for statement, row in zip(shown, rows, strict=True):
         number, verdict, *rest = (escape(cell) for cell in row)
         table.add_row(number, f"[{_COLOURS[statement.verdict.level]}]{verdict}[/]", *rest)
     Console().print(table)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rag_factory.migrate.plan import statements
 from rag_factory.migrate.plan.forms import ALWAYS, OTHERWISE, WHERE_IT_COSTS, Place, execute, text
-from rag_factory.migrate.plan.verdict import LEVELS, SHORT_SECONDS, time_text
+from rag_factory.migrate.plan.verdict import LEVELS, time_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,14 +27,16 @@ _REINDEX = re.compile(r"(?i)^(reindex\s*(?:\([^)]*\))?\s*(?:index|table|schema|d
 _WRITING = frozenset({"UPDATE", "DELETE", "MERGE", "INSERT", "DO", "SELECT", "CALL", "WITH"})
 
 
-def advise(observed: Observed, statement: PlannedStatement, rows: Callable[[int], int]) -> Sequence[str]:
+def advise(
+    observed: Observed, statement: PlannedStatement, rows: Callable[[int], int], short_seconds: float
+) -> Sequence[str]:
     """Write down what to do instead, for each dangerous pattern of one statement.
 
     rows: of a table by its oid; -1 where the live database has no such table.
     An advice is a sentence in one line; below it, where there is any, the body of a revision.
     """
     dangerous = LEVELS.index(statement.verdict.level) > LEVELS.index("short lock")
-    own = statement.seconds >= SHORT_SECONDS
+    own = statement.seconds >= short_seconds
     told: list[str] = []
     for change in observed.changes:
         if rows(change.table) < 0 and change.kind != "enum value":
@@ -43,7 +45,7 @@ def advise(observed: Observed, statement: PlannedStatement, rows: Callable[[int]
         advice = ALWAYS.get(change.kind)
         if advice is None and dangerous and own:
             advice = WHERE_IT_COSTS.get(change.kind)
-        if advice is None and (rows(change.table) >= BUSY_ROWS or change.kind == "type changed"):
+        if advice is None and rows(change.table) >= (1 if change.kind == "type changed" else BUSY_ROWS):
             advice = OTHERWISE.get(change.kind)
         if advice is not None and (said := advice(Place(name), change, observed)):
             told.append(said)

@@ -86,7 +86,7 @@ def _not_null(place: Place, change: Change, _: Observed) -> str:
 def _check(place: Place, change: Change, _: Observed) -> str:
     return (
         "Adds it NOT VALID, then validates it while others write:\n"
-        f"op.add_check_online({text(change.name)}, {place.name}, "
+        f"op.add_check_online(op.f({text(change.name)}), {place.name}, "
         f"{text(change.parts['condition'])}{place.schema})"
     )
 

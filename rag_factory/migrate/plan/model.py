@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rag_factory.migrate.bookkeeping import SCHEMA
+from rag_factory.migrate.plan.statements import head
 from rag_factory.migrate.plan.verdict import MODES, Verdict, blocked_by
 
 if TYPE_CHECKING:
@@ -67,6 +69,13 @@ class PlannedStatement:
     verdict: Verdict
     notes: Sequence[str] = ()
     advice: Sequence[str] = ()
+
+    @property
+    def only_looks(self) -> bool:
+        """Whether it did nothing to the tables of the live database: a query, a block, the engine's notes."""
+        did = (self.locks, self.rewrites, self.scans, self.builds, self.writes, self.notes, self.advice)
+        looks = head(self.sql) in {"SELECT", "WITH", "DO", "VALUES", "TABLE", "EXPLAIN"}
+        return not any(did) and (looks or SCHEMA in self.sql)
 
     def as_data(self) -> dict[str, Any]:
         """The statement for a machine."""

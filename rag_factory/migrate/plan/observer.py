@@ -23,14 +23,13 @@ if TYPE_CHECKING:
     from rag_factory.database.url import DatabaseUrl
 
 # They change nothing that is looked at; and a look before SET TRANSACTION would make it fail.
-_UNSEEN = {
-    *("SET", "RESET", "SHOW", "BEGIN", "START", "COMMIT", "END"),
-    *("ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE", "EXPLAIN"),
-}
+_UNSEEN = frozenset(
+    {"SET", "RESET", "SHOW", "BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE"}
+)
 # "can't run inside a transaction block", and "invalid transaction termination": a procedure that commits.
 _NEEDS_NO_TRANSACTION = frozenset({"25001", "2D000"})
 _VACUUM = re.compile(r"(?i)^(?:vacuum|analyze)\s+(?:\([^)]*\)\s*|(?:freeze|verbose|analyze)\s+)*([^()]+)")
-VACUUM_LOCK = "ShareUpdateExclusiveLock"
+_DETACH = re.compile(r"(?i)^alter\s+table\s+(?:only\s+)?(\S+)\s+detach\s+partition\s+(\S+)\s+concurrently")
 
 
 @dataclass(frozen=True)
@@ -125,22 +124,18 @@ class Observer:
         connection.commit()
 
     def _execute(self, cursor: Any, sql: str, parameters: Any, context: Any) -> bool:
-        return self._see(
-            cursor,
-            sql,
-            parameters,
-            context,
-            lambda: context.dialect.do_execute(cursor, sql, parameters, context),
-        )
+        run = context.dialect.do_execute
+        # SQLAlchemy doubles the percent signs for the driver, which halves them when it is given parameters.
+        text = sql if parameters else sql.replace("%%", "%")
+        return self._see(cursor, text, parameters, context, lambda: run(cursor, sql, parameters, context))
 
     def _execute_many(self, cursor: Any, sql: str, parameters: Any, context: Any) -> bool:
         run = context.dialect.do_executemany
         return self._see(cursor, sql, None, context, lambda: run(cursor, sql, parameters, context))
 
     def _execute_bare(self, cursor: Any, sql: str, context: Any) -> bool:
-        return self._see(
-            cursor, sql, None, context, lambda: context.dialect.do_execute_no_params(cursor, sql, context)
-        )
+        run = context.dialect.do_execute_no_params
+        return self._see(cursor, sql, None, context, lambda: run(cursor, sql, context))
 
     def _see(self, cursor: Any, sql: str, parameters: Any, context: Any, run: Callable[[], None]) -> bool:
         """Run the statement and look. True: it was run here, and SQLAlchemy needs not."""
@@ -155,10 +150,11 @@ class Observer:
             self._follow(heads)
             return False
         if statements.is_server_wide(sql):
-            self._number += 1
             # An empty result, so that whoever asks for one gets it.
             cursor.execute("SELECT WHERE false")
-            self.observed.append(Observed(sql, 0.0, self._number, False, self.last, self.last, skipped=True))
+            self.observed.append(
+                Observed(sql, 0.0, max(self._number, 1), False, self.last, self.last, skipped=True)
+            )
             return True
         autocommit = context.dialect.detect_autocommit_setting(connection) and not self._open_by_hand
         del self._messages[:]
@@ -221,7 +217,9 @@ class Observer:
         if now.transaction != self._transaction or seen is not None:
             self._number += 1
             self._transaction, self._held = now.transaction, frozenset()
-        held = now.locks if seen is None else frozenset(seen)
+        # An index that is gone was of no use to anybody any more when its last lock was taken.
+        gone = {oid for oid, old in before.relations.items() if old.is_index and oid not in now.relations}
+        held = now.locks if seen is None else frozenset(lock for lock in seen if lock[0] not in gone)
         new = [Lock(oid, mode) for oid, mode in sorted(held - self._held) if mode != "AccessShareLock"]
         if seen is not None:
             new += _assumed(sql, before, new)
@@ -238,16 +236,19 @@ class Observer:
 
 
 def _assumed(sql: str, before: Snapshot, measured: Sequence[Lock]) -> list[Lock]:
-    """VACUUM waits for nobody, and may be gone before its lock is read."""
-    found = _VACUUM.match(" ".join(statements.split(sql)))
-    if found is None:
-        return []
-    names = {name.strip().rpartition(".")[2].strip('"') for name in found[1].split(",")}
-    known = {lock.oid for lock in measured}
+    """The locks of what waits for nobody while it has them, and so may be gone before they are read."""
+    text = " ".join(statements.split(sql))
+    named: dict[str, str] = {}
+    if found := _VACUUM.match(text):
+        named = dict.fromkeys(found[1].split(","), "ShareUpdateExclusiveLock")
+    elif found := _DETACH.match(text):
+        named = {found[1]: "ShareUpdateExclusiveLock", found[2]: "AccessExclusiveLock"}
+    modes = {name.strip().rpartition(".")[2].strip('"'): mode for name, mode in named.items()}
+    known = {(lock.oid, lock.mode) for lock in measured}
     return [
-        Lock(relation.oid, VACUUM_LOCK, assumed=True)
+        Lock(relation.oid, modes[relation.bare_name], assumed=True)
         for relation in before.relations.values()
-        if relation.bare_name in names and relation.oid not in known
+        if relation.bare_name in modes and (relation.oid, modes[relation.bare_name]) not in known
     ]
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rag_factory.database.driver import connect
+from rag_factory.migrate.bookkeeping import SCHEMA
 from rag_factory.migrate.plan import statements
 from rag_factory.migrate.plan.advice import advise
 from rag_factory.migrate.plan.costs import READ_BYTES_PER_SECOND, graph_bytes, work_seconds, written_seconds
@@ -20,28 +21,37 @@ from rag_factory.migrate.plan.model import (
     Written,
 )
 from rag_factory.migrate.plan.rehearsal import Rehearsed, rehearse
-from rag_factory.migrate.plan.verdict import STRENGTH, judge, size_text
+from rag_factory.migrate.plan.verdict import DEFAULT_SHORT_SECONDS, STRENGTH, judge, size_text
 from rag_factory.migrate.scratch import schema_copy
 from rag_factory.migrate.state import read_revisions
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rag_factory.migrate.history import History
     from rag_factory.migrate.plan.catalog import Snapshot
-    from rag_factory.migrate.plan.observer import Observed
+    from rag_factory.migrate.plan.observer import Lock, Observed
     from rag_factory.migrate.project import Project
     from rag_factory.migrate.target import Target
 
 _WRITES = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE"})
-# A block that commits as it goes holds its rows for a batch only.
-_COMMITS = re.compile(r"(?i)\bcommit\s*;")
+# A block that commits as it goes holds its rows for a batch only; so does op.backfill, which notes each.
+_BATCHES = re.compile(rf"(?i)\bcommit\s*;|\b{SCHEMA}\.backfills\b")
 _MAY_WRITE = frozenset({"DO", "SELECT", "CALL", "WITH", "EXECUTE"})
 
 
-def make_plan(target: Target, project: Project, history: History, to: str | None) -> Plan:
+def make_plan(
+    target: Target,
+    project: Project,
+    history: History,
+    to: str | None,
+    short_seconds: float = DEFAULT_SHORT_SECONDS,
+) -> Plan:
     """Plan the upgrade of the target to the revision `to`, an id.
 
-    The live database is only read, in short statements. Raises LockedError: a table there is locked
-    for longer than the lock timeout. Raises RagFactoryError: the schema can't be copied.
+    short_seconds: how long a lock may be held to count as short. The live database is only read, in short
+    statements. Raises LockedError: a table there is locked for longer than the lock timeout.
+    Raises RagFactoryError: the schema can't be copied.
     """
     with connect(target.url, connect_timeout_seconds=target.config.db_connect_timeout_seconds) as session:
         at = read_revisions(target, project, session)
@@ -53,7 +63,7 @@ def make_plan(target: Target, project: Project, history: History, to: str | None
         first, rehearsed = rehearse(scratch, project, pending)
         place = "the embedded server" if scratch.server else scratch.url.server
     with look(target) as live:
-        weigher = Weigher(live, first, project)
+        weigher = Weigher(live, first, project, short_seconds)
         planned = [weigher.weigh(each) for each in rehearsed]
     return Plan(target.url.database, at, to, place, planned, pending[len(planned) :])
 
@@ -61,8 +71,9 @@ def make_plan(target: Target, project: Project, history: History, to: str | None
 class Weigher:
     """Turns what was seen on the empty copy into what it means on the live database."""
 
-    def __init__(self, live: Live, first: Snapshot, project: Project) -> None:
+    def __init__(self, live: Live, first: Snapshot, project: Project, short_seconds: float) -> None:
         self._live = live
+        self._short_seconds = short_seconds
         # What the plan itself makes has no rows and no users yet; the version table is Alembic's.
         version_table = ".".join(project.version_table)
         self._names = {
@@ -79,18 +90,34 @@ class Weigher:
         for number, (observed, statement, rows_seconds) in enumerate(weighed):
             same = (each for each in weighed[number:] if each[0].transaction == observed.transaction)
             held = sum(other.seconds for _, other, _ in same)
-            modes = [lock.mode for lock in statement.locks]
-            verdict = judge(modes, statement.seconds, held, self._rewritten_bytes(observed), rows_seconds)
+            # One that goes on under a lock taken before it lets that one's victims wait too.
+            since = number if statement.seconds < self._short_seconds else 0
+            modes = [
+                lock.mode
+                for other, planned_before, _ in weighed[since : number + 1]
+                if other.transaction == observed.transaction
+                for lock in planned_before.locks
+            ]
+            verdict = judge(
+                modes,
+                statement.seconds,
+                held,
+                self._rewritten_bytes(observed),
+                rows_seconds,
+                self._short_seconds,
+            )
             judged = replace(statement, held_seconds=held, verdict=verdict)
-            planned.append(replace(judged, advice=advise(observed, judged, self._rows_of)))
+            planned.append(
+                replace(judged, advice=advise(observed, judged, self._rows_of, self._short_seconds))
+            )
         return PlannedRevision(
             revision=rehearsed.revision,
             milliseconds=rehearsed.milliseconds,
             statements=planned,
             reversible=rehearsed.reversible,
             irreversible_because=rehearsed.irreversible_because,
-            drops=[self._counted(each) for each in rehearsed.drops],
-            loses=[self._counted(each) for each in rehearsed.loses],
+            drops=self._dropped(rehearsed.statements),
+            loses=self._dropped(rehearsed.way_back),
             error=rehearsed.error,
         )
 
@@ -101,20 +128,25 @@ class Weigher:
             return observed, _statement(observed, notes=(note,)), 0.0
         work = observed.work
         writes, scans, rows_seconds = self._rows(observed)
-        seconds = observed.milliseconds / 1000 + rows_seconds
+        # Without rows there is little to wait for, unless it is something else than rows.
+        own = observed.milliseconds / 1000
+        seconds = rows_seconds + (own if own >= DEFAULT_SHORT_SECONDS else 0)
         seconds += work_seconds(work, self._live, self._names)
         scanned = [*work.verified, *(build.table for build in work.built), *(a for a, _ in work.checked)]
         scans += [self._names[oid] for oid in scanned if oid in self._names and oid not in work.rewritten]
         rewritten = [self._names[oid] for oid in work.rewritten if oid in self._names]
         indexes = [name for name in work.rewritten_indexes if name in self._oids]
         locks = [
-            PlannedLock(_short(self._names[lock.oid]), lock.mode, lock.assumed)
+            (-STRENGTH[lock.mode], observed.before.relations[lock.oid].is_index, self._names[lock.oid], lock)
             for lock in observed.locks
             if lock.oid in self._names
         ]
         statement = _statement(
             observed,
-            locks=tuple(sorted(locks, key=lambda lock: (-STRENGTH[lock.mode], lock.relation))),
+            locks=tuple(
+                PlannedLock(_short(name), lock.mode, lock.assumed)
+                for *_, name, lock in sorted(locks, key=_order)
+            ),
             rewrites=tuple(map(_short, [*rewritten, *indexes])),
             scans=tuple(dict.fromkeys(map(_short, scans))),
             builds=tuple(_short(build.name) for build in work.built if build.table in self._names),
@@ -122,7 +154,8 @@ class Weigher:
             seconds=seconds,
             notes=tuple(self._notes(observed)),
         )
-        return observed, statement, rows_seconds
+        batches = observed.autocommit and _BATCHES.search(observed.sql)
+        return observed, statement, 0.0 if batches or not writes else rows_seconds
 
     def _rows(self, observed: Observed) -> tuple[list[Written], list[str], float]:
         """The rows that a statement writes, the tables it reads for that, and how long it takes."""
@@ -140,25 +173,21 @@ class Weigher:
             if head not in _WRITES | _MAY_WRITE:
                 continue
             estimate = self._live.explain(statement, observed.parameters)
-            if estimate is not None:
-                rows = {
-                    name: Written(_short(name), rows, False) for name, rows in estimate.rows.items() if rows
-                }
-                scans += estimate.scans
-            elif head == "INSERT":
-                rows = {}
-            else:
-                named = set(statements.written_in_body(statement))
+            expected = estimate.rows if estimate else {}
+            rows = {name: Written(_short(name), count, False) for name, count in expected.items()}
+            read = [name for name in estimate.scans if name in self._oids] if estimate else list(locked)
+            scans += read if estimate else []
+            # What a function or a block writes, the planner can't tell: the locks do, or the words.
+            if (estimate is None and head != "INSERT") or head not in _WRITES:
+                named = set(statements.written_in_body(statement)) if head == "DO" else set()
                 named_too = {name for name in self._oids if {name, _short(name)} & named}
-                rows = {
+                rows |= {
                     name: Written(_short(name), self._live.size(name).rows, True)
-                    for name in writing | named_too
+                    for name in (writing | named_too) - expected.keys()
                 }
             written |= rows
-            if not (observed.autocommit and _COMMITS.search(statement)):
-                seconds += sum(written_seconds(each.rows, head) for each in rows.values())
-            size = sum(self._live.size(name).table_bytes for name in (estimate.scans if estimate else locked))
-            seconds += size / READ_BYTES_PER_SECOND
+            seconds += sum(written_seconds(each.rows, head) for each in rows.values())
+            seconds += sum(self._live.size(name).table_bytes for name in read) / READ_BYTES_PER_SECOND
         return [each for each in written.values() if each.rows], scans, seconds
 
     def _rows_of(self, oid: int) -> int:
@@ -189,12 +218,18 @@ class Weigher:
                 )
         return notes
 
-    def _counted(self, dropped: str) -> str:
-        """Tell a dropped table or column with its rows: "table notes (about 1,200 rows)"."""
-        kind, _, name = dropped.partition(" ")
-        table = name if kind == "table" else name.rpartition(".")[0]
-        rows = self._live.size(table).rows
-        return f"{kind} {_short(name)}" + (f" (about {rows:,} rows)" if rows else "")
+    def _dropped(self, observed: Sequence[Observed]) -> list[str]:
+        """Tell what statements drop, with its rows: "table notes (about 1,200 rows)"."""
+        told = []
+        for statement in observed:
+            for change in statement.changes:
+                if change.kind not in {"table dropped", "column dropped"}:
+                    continue
+                name = _short(statement.before.relations[change.table].name)
+                what = f"table {name}" if change.kind == "table dropped" else f"column {name}.{change.name}"
+                rows = self._rows_of(change.table)
+                told.append(what + (f" (about {rows:,} rows)" if rows > 0 else ""))
+        return told
 
 
 def _statement(observed: Observed, **found: Any) -> PlannedStatement:
@@ -210,6 +245,10 @@ def _statement(observed: Observed, **found: Any) -> PlannedStatement:
         verdict=ONLINE,
         **empty | found,
     )
+
+
+def _order(row: tuple[int, bool, str, Lock]) -> tuple[int, bool, str]:
+    return row[:3]
 
 
 def _short(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +19,7 @@ from rag_factory.migrate.schema import read_schema
 from rag_factory.migrate.state import read_revisions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import psycopg
     from alembic.config import Config
@@ -29,24 +30,26 @@ if TYPE_CHECKING:
     from rag_factory.migrate.target import Target
 
 
+class _StoppedError(Exception):
+    """A revision failed, and has been told of."""
+
+
 @dataclass
 class Rehearsed:
     """A revision that was run on the copy. Only the last one may have an error; it is rolled back.
 
     reversible: None when the downgrade was not tried. irreversible_because: what is wrong with the downgrade.
-    drops, loses: "table x" and "column x.y" that the upgrade drops, and that the downgrade drops.
+    way_back: what the downgrade did.
     """
 
     revision: Revision
     milliseconds: float = 0.0
     statements: Sequence[Observed] = ()
+    way_back: Sequence[Observed] = ()
     error: str | None = None
     reversible: bool | None = None
     irreversible_because: str | None = None
-    drops: Sequence[str] = ()
-    loses: Sequence[str] = ()
     schema_before: frozenset[str] = field(default_factory=frozenset, repr=False)
-    schema_after: frozenset[str] = field(default_factory=frozenset, repr=False)
 
 
 def rehearse(
@@ -81,66 +84,109 @@ class _Rehearsal:
     session: psycopg.Connection[Any]
 
     def go_up(self, revisions: Sequence[Revision]) -> list[Rehearsed]:
-        done = []
+        done: list[Rehearsed] = []
         schema = self._schema()
-        for revision in revisions:
-            each = Rehearsed(revision, schema_before=schema)
-            done.append(each)
+        began = time.perf_counter()
+
+        def finish(revision: Revision, error: str | None = None) -> None:
+            nonlocal schema, began
+            milliseconds = (time.perf_counter() - began) * 1000
+            seen = tuple(self.observer.observed)
+            done.append(Rehearsed(revision, milliseconds, seen, error=error, schema_before=schema))
+            if error is None:
+                schema = self._schema()
             began = time.perf_counter()
-            try:
-                self._run(revision, "up")
-            except RagFactoryError as problem:
-                each.error = str(problem)
-            each.milliseconds = (time.perf_counter() - began) * 1000
-            each.statements = tuple(self.observer.observed)
-            if each.error is not None:
-                break
-            schema = each.schema_after = self._schema()
-            each.drops = _dropped(each.schema_before, schema)
+
+        with contextlib.suppress(_StoppedError):
+            self._run(revisions, "up", finish)
         return done
 
     def go_down(self, done: Sequence[Rehearsed]) -> None:
         left_over: frozenset[str] = frozenset()
-        for each in reversed(done):
-            try:
-                self._run(each.revision, "down")
-            except RagFactoryError as problem:
-                each.reversible, each.irreversible_because = False, problem.what
-                break
+        by_id = {each.revision.id: each for each in done}
+
+        def finish(revision: Revision, error: str | None = None) -> None:
+            nonlocal left_over
+            each = by_id[revision.id]
+            each.way_back = tuple(self.observer.observed)
+            if error is not None:
+                each.reversible, each.irreversible_because = False, error
+                return
             now = self._schema()
-            each.loses = _dropped(each.schema_after, now)
             # What a later revision's downgrade left behind is not this one's fault.
             different = (now ^ each.schema_before) - left_over
             each.reversible = not different
             if different:
-                each.irreversible_because = "the schema is another one afterwards: " + _difference(
-                    different, now
-                )
+                told = _difference(different, now)
+                each.irreversible_because = f"the schema is another one afterwards: {told}"
             left_over |= different
 
-    def _run(self, revision: Revision, direction: Literal["up", "down"]) -> None:
-        """Run env.py for one revision, which commits it."""
-        ran: list[MigrationStep] = []
+        with contextlib.suppress(_StoppedError):
+            self._run([each.revision for each in reversed(done)], "down", finish)
 
-        def steps(_: Any, __: Any) -> list[MigrationStep]:
-            script = self.scripts.get_revision(revision.id)
-            make = (
-                MigrationStep.upgrade_from_script
-                if direction == "up"
-                else MigrationStep.downgrade_from_script
-            )
-            step = make(self.scripts.revision_map, script)
-            step.migration_fn = self.observer.body(step.migration_fn)
-            ran.append(step)
-            return ran
+    def _run(
+        self,
+        revisions: Sequence[Revision],
+        direction: Literal["up", "down"],
+        finish: Callable[[Revision, str | None], None],
+    ) -> None:
+        """Run revisions, each committed by itself; `finish` is told of each, with the error that ends it."""
+        rest = list(revisions)
+        while rest:
+            begun: list[Revision] = []
+            finished: list[Revision] = []
 
-        verb = "Applying" if direction == "up" else "Taking back"
-        self.observer.observed = []
+            def tell(begun: list[Revision] = begun, finished: list[Revision] = finished) -> None:
+                finish(begun[-1], None)
+                finished.append(begun[-1])
+
+            self.observer.observed = []
+            try:
+                self._run_environment(rest, direction, begun, tell)
+            except RagFactoryError as problem:
+                finish(begun[-1] if begun else rest[0], str(problem))
+                raise _StoppedError from problem
+            if begun and finished != begun:
+                self._check_moved(begun[-1], direction)
+                tell()
+            if not begun:
+                finish(rest[0], "env.py ran nothing. Does it call context.run_migrations()?")
+                raise _StoppedError
+            rest = rest[len(finished) :]
+
+    def _run_environment(
+        self,
+        revisions: Sequence[Revision],
+        direction: Literal["up", "down"],
+        begun: list[Revision],
+        tell: Callable[[], None],
+    ) -> None:
+        """Run env.py for the first revision, or for all of them where it commits each by itself."""
+        make = MigrationStep.upgrade_from_script if direction == "up" else MigrationStep.downgrade_from_script
+
+        def steps(_: Any, context: Any) -> Iterator[MigrationStep]:
+            for revision in revisions:
+                begun.append(revision)
+                step = make(self.scripts.revision_map, self.scripts.get_revision(revision.id))
+                step.migration_fn = self.observer.body(step.migration_fn)
+                yield step
+                if not context.opts.get("transaction_per_migration"):
+                    return
+                # Alembic asks for the next one when this one is committed.
+                tell()
+
+        def doing() -> str:
+            revision = begun[-1] if begun else revisions[0]
+            verb = "Applying" if direction == "up" else "Taking back"
+            return f"{verb} {revision.id} ({revision.path.name})"
+
         with (
-            explained(f"{verb} {revision.id} ({revision.path.name})", self.scratch.url),
-            EnvironmentContext(self.config, self.scripts, fn=steps, destination_rev=revision.id),
+            explained(doing, self.scratch.url),
+            EnvironmentContext(self.config, self.scripts, fn=steps, destination_rev=revisions[-1].id),
         ):
             self.scripts.run_env()
+
+    def _check_moved(self, revision: Revision, direction: Literal["up", "down"]) -> None:
         applied = revision.id in read_revisions(self.scratch, self.project, self.session)
         if applied is (direction == "down"):
             raise RagFactoryError(
@@ -150,26 +196,6 @@ class _Rehearsal:
 
     def _schema(self) -> frozenset[str]:
         return frozenset(read_schema(self.session))
-
-
-def _dropped(before: frozenset[str], after: frozenset[str]) -> tuple[str, ...]:
-    """The tables that are gone, and the columns gone from tables that are not."""
-    tables = _names(before, "table", "partitioned table") - _names(after, "table", "partitioned table")
-    columns = {
-        name
-        for name in _names(before, "column") - _names(after, "column")
-        if not any(name.startswith(f"{table}.") for table in tables)
-    }
-    return (*(f"table {name}" for name in sorted(tables)), *(f"column {name}" for name in sorted(columns)))
-
-
-def _names(schema: frozenset[str], *kinds: str) -> set[str]:
-    return {
-        line.removeprefix(f"{kind} ").split(" ", 1)[0]
-        for line in schema
-        for kind in kinds
-        if line.startswith(f"{kind} ")
-    }
 
 
 def _difference(lines: frozenset[str], now: frozenset[str], most: int = 3) -> str:

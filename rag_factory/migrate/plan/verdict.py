@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Level = Literal["online", "short lock", "blocks writes", "blocks everything", "rewrites"]
 LEVELS: tuple[Level, ...] = ("online", "short lock", "blocks writes", "blocks everything", "rewrites")
 # A lock held no longer than this is short: what waits behind it is late, and nobody calls it an outage. On an
 # empty or a tiny table, up to some hundred thousand narrow rows, everything is that short.
-SHORT_SECONDS = 1.0
+DEFAULT_SHORT_SECONDS = 1.0
 # pg_locks' name of a mode, as SQL writes it; and what waits for it, beside other changes of the schema.
 MODES = {
     "AccessShareLock": "ACCESS SHARE",
@@ -49,28 +52,33 @@ class Verdict:
 
     def __str__(self) -> str:
         text: str = f"rewrites {size_text(self.size_bytes)}" if self.level == "rewrites" else self.level
-        return f"{text}, {time_text(self.seconds)}" if self.seconds >= SHORT_SECONDS else text
+        if self.level == "short lock" or (self.level == "online" and self.seconds < 1):
+            return text
+        return f"{text}, {time_text(self.seconds)}"
 
 
 def judge(
-    modes: list[str], own_seconds: float, held_seconds: float, rewritten_bytes: int, rows_seconds: float
+    modes: Iterable[str],
+    own_seconds: float,
+    held_seconds: float,
+    rewritten_bytes: int,
+    rows_seconds: float,
+    short_seconds: float,
 ) -> Verdict:
     """Judge one statement.
 
     modes: of its locks on relations the live database has. own_seconds: how long it runs itself.
     held_seconds: from its begin to the end of its transaction. rewritten_bytes: what it makes anew.
-    rows_seconds: how long it holds rows that it writes.
+    rows_seconds: how long it writes rows, which stay locked. short_seconds: what counts as short.
     """
     effects = {blocked_by(mode) for mode in modes}
-    if held_seconds < SHORT_SECONDS and effects & {"writes", "everything"}:
+    if effects & {"writes", "everything"} and held_seconds < short_seconds:
         return Verdict("short lock", held_seconds)
+    if "everything" in effects and rewritten_bytes:
+        return Verdict("rewrites", held_seconds, rewritten_bytes)
     if "everything" in effects:
-        if rewritten_bytes:
-            return Verdict("rewrites", held_seconds, rewritten_bytes)
         return Verdict("blocks everything", held_seconds)
-    if "writes" in effects:
-        return Verdict("blocks writes", held_seconds)
-    if rows_seconds >= SHORT_SECONDS:
+    if "writes" in effects or rows_seconds >= short_seconds:
         return Verdict("blocks writes", held_seconds)
     return Verdict("online", own_seconds)
 
