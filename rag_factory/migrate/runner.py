@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
 
     from rag_factory.migrate.history import History, Revision
+    from rag_factory.migrate.progress import Progress
     from rag_factory.migrate.project import Project
     from rag_factory.migrate.target import Target
 
@@ -45,13 +46,17 @@ class Applied:
 
 @dataclass(frozen=True)
 class Runner:
-    """Migrates one target. on_applied is told each revision as it is done, on_wait what is waited for."""
+    """Migrates one target. on_applied is told each revision as it is done, on_wait what is waited for.
+
+    on_progress: told how far long work is, by the online operations.
+    """
 
     target: Target
     project: Project
     history: History
     on_applied: Callable[[Applied], None] = lambda _: None
     on_wait: Callable[[str], None] = lambda _: None
+    on_progress: Callable[[Progress], None] | None = None
     wait_seconds: float = DEFAULT_WAIT_SECONDS
 
     def upgrade(self, to: str | None) -> tuple[str, ...]:
@@ -188,6 +193,8 @@ class Runner:
             open_connection(self.target.url, self.target.config) as connection,
         ):
             config.attributes["connection"] = connection
+            config.attributes["on_notice"] = self.on_wait
+            config.attributes["on_progress"] = self.on_progress
             yield config, session
 
 

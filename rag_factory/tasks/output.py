@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from rag_factory.migrate.progress import Progress
+
 
 def say(text: str) -> None:
     """Tell the user something; one line per effect."""
@@ -50,6 +52,48 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.update(task, completed=done)
+
+
+class ProgressLine:
+    """How far the current work is, in a line of its own that goes when the work is done."""
+
+    def __init__(self) -> None:
+        self._live: Any = None
+
+    @classmethod
+    def on_terminal(cls) -> ProgressLine | None:
+        """One where there is a terminal; elsewhere None."""
+        return cls() if sys.stderr.isatty() else None
+
+    def __call__(self, progress: Progress) -> None:
+        """Show it. The work is done when as much is done as there is."""
+        if progress.total is not None and progress.done >= progress.total:
+            self._stop()
+            return
+        if self._live is None:
+            import atexit
+
+            from rich.console import Console
+            from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+            from rich.progress import Progress as Bars
+
+            columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+            self._live = Bars(*columns, console=Console(stderr=True), transient=True)
+            self._live.start()
+            self._live.add_task("")
+            # Work that fails is never done: the line goes, and the cursor comes back, with the process.
+            atexit.register(self._stop)
+        text = progress.what
+        if progress.rows_per_second:
+            text += f"  {progress.rows_per_second:,.0f} rows/s"
+        if progress.eta_seconds is not None:
+            text += f"  {progress.eta_seconds:,.0f} s to go"
+        self._live.update(0, description=text, completed=progress.done, total=progress.total)
+
+    def _stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
 
 def asker() -> Callable[[str], str] | None:

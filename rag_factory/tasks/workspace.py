@@ -98,7 +98,7 @@ class Workspace:
     def runner(self, wait_seconds: float = DEFAULT_WAIT_SECONDS) -> Runner:
         """The runner on the database; it tells the user what it does."""
         from rag_factory.migrate.runner import Applied, Runner
-        from rag_factory.tasks.output import say
+        from rag_factory.tasks.output import ProgressLine, say
 
         def on_applied(applied: Applied) -> None:
             arrow = "+" if applied.direction == "up" else "-"
@@ -110,5 +110,6 @@ class Workspace:
             self.history,
             on_applied=on_applied,
             on_wait=say,
+            on_progress=ProgressLine.on_terminal(),
             wait_seconds=wait_seconds,
         )

@@ -37,6 +37,8 @@ DIALECT = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call
 _PREPARER = DIALECT.identifier_preparer
 # What our own DO blocks raise: a sentence for the user, with its hint.
 REFUSAL = "RF001"
+# The name of an empty table that they make and undo, to see what the server makes of a definition.
+PROBE = "rag_factory_probe"
 _CHECK_VIOLATED, _FOREIGN_KEY_VIOLATED, _UNIQUE_VIOLATED = "23514", "23503", "23505"
 _OFFLINE_STEP = """\
 DO $rag_factory$
