@@ -6,7 +6,6 @@ in exactly one batch of a pass, whenever a process or the server is killed.
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -109,7 +108,7 @@ class _Run:
         self.batch_rows = backfill.batch_rows
         self.began = time.monotonic()
         self.walked_before = self.state.walked
-        self.expected = self._estimate()
+        self.expected = session.estimated_rows(backfill.table)
         self.types = self._types()
         self.told_lag = False
 
@@ -264,12 +263,6 @@ class _Run:
                 eta_seconds=(self.expected - done) / rate if rate else None,
             )
         )
-
-    def _estimate(self) -> int:
-        """About how many rows the table has, as the planner sees it: by its size, also without statistics."""
-        plan = self.session.one(f"EXPLAIN SELECT FROM {self.backfill.table}")
-        found = re.search(r"rows=(\d+)", str(plan))
-        return int(found[1]) if found else 0
 
     def _types(self) -> list[str]:
         """The types of the columns that values are written to."""

@@ -18,7 +18,7 @@ from alembic.util import CommandError
 from sqlalchemy import Engine, NullPool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
-# Imported for its effect: revisions have the online operations as op.…
+import rag_factory.migrate.operations  # noqa: F401 - registers what revisions have as op.…
 from rag_factory.database.config import DatabaseConfig
 from rag_factory.database.driver import APPLICATION_NAME, NO_ENVIRONMENT, translate
 from rag_factory.database.url import DatabaseUrl, scrub

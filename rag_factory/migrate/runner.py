@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from rag_factory.migrate.history import History, Revision
     from rag_factory.migrate.lock import LockKeys
+    from rag_factory.migrate.progress import Progress
     from rag_factory.migrate.project import Project
     from rag_factory.migrate.target import Target
     from rag_factory.migrate.watch import Blocker
@@ -56,6 +57,7 @@ class Runner:
     on_applied is told each revision as it is done, on_wait what is waited for, or wrong but no error.
     on_running is told, from another thread, a revision that takes long and its seconds so far.
     before_first is called with the revisions to run: under the lock, before anything is changed.
+    on_progress: told how far long work is, by the online operations.
     keep_ledger: False for a database of nobody's, made to be dropped.
     """
 
@@ -66,6 +68,7 @@ class Runner:
     on_wait: Callable[[str], None] = lambda _: None
     on_running: Callable[[Revision, Direction, float], None] = lambda *_: None
     before_first: Callable[[Sequence[Revision]], None] = lambda _: None
+    on_progress: Callable[[Progress], None] | None = None
     wait_seconds: float = DEFAULT_WAIT_SECONDS
     keep_ledger: bool = True
 
@@ -261,6 +264,8 @@ class Runner:
             open_connection(target.url, target.config, work_key=keys.work) as connection,
         ):
             config.attributes["connection"] = connection
+            config.attributes["on_notice"] = self.on_wait
+            config.attributes["on_progress"] = self.on_progress
             ledger = Ledger.open(session, project, self.on_wait) if self.keep_ledger else None
             yield _Work(config, session, keys, ledger)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -93,6 +94,12 @@ class Session:
         """The first column of the first row; None when there is no row."""
         rows = self.execute(query)
         return rows[0][0] if rows else None
+
+    def estimated_rows(self, table: str, where: str | None = None) -> int:
+        """About how many rows there are, as the planner sees it: by the table's size, also unanalyzed."""
+        plan = self.one(f"EXPLAIN SELECT FROM {table}{f' WHERE {where}' if where else ''}")
+        found = re.search(r"rows=(\d+)", str(plan))
+        return int(found[1]) if found else 0
 
     def setting_seconds(self, name: str) -> float:
         """A setting that is a time, in seconds; 0 is no limit."""

@@ -144,12 +144,20 @@ def show_revision(work: Workspace, revision: str) -> None:
     "revision",
     message="What the revision does, in a few words.",
     empty="Compare nothing; write an empty one to fill in.",
+    kind="Write one to fill in: index, hnsw, constraint, not-null or backfill.",
 )
-def revision(work: Workspace, message: str, empty: bool = False) -> None:
+def revision(work: Workspace, message: str, empty: bool = False, kind: str | None = None) -> None:
     """Write a revision of what the models have changed."""
-    from rag_factory.migrate import revisions
+    from rag_factory.migrate import kinds, revisions
 
+    chosen = kinds.find_kind(kind) if kind is not None else None
     head = work.history.head
+    if chosen is not None:
+        new = revisions.write_empty_revision(work.project, message)
+        show(str(new))
+        kinds.fill_in(new, chosen)
+        say("Fill in what stands in capitals, then apply it: invoke db.migrate")
+        return
     if empty:
         show(str(revisions.write_empty_revision(work.project, message)))
         return

@@ -108,5 +108,6 @@ class Workspace:
             on_applied=narrator.applied,
             on_wait=narrator.say,
             on_running=narrator.running,
+            on_progress=narrator.progress,
             wait_seconds=wait_seconds,
         )

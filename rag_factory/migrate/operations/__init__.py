@@ -7,6 +7,6 @@ Each commits between its steps, takes strong locks for moments only, and tries a
 Each can be repeated after any crash. `alembic upgrade --sql` writes SQL that does the same.
 """
 
-from rag_factory.migrate.operations import columns, constraints, enums, indexes, rows
+from rag_factory.migrate.operations import columns, constraints, enums, hnsw, indexes, rows, unique
 
-__all__ = ["columns", "constraints", "enums", "indexes", "rows"]
+__all__ = ["columns", "constraints", "enums", "hnsw", "indexes", "rows", "unique"]

@@ -11,7 +11,7 @@ from alembic.operations.ops import CreateIndexOp
 from sqlalchemy.schema import CreateIndex
 
 from rag_factory.errors import LockedError
-from rag_factory.migrate.operations.steps import DIALECT, REFUSAL, Steps, qualified, unquoted
+from rag_factory.migrate.operations.steps import DIALECT, PROBE, REFUSAL, Steps, qualified, unquoted
 from rag_factory.migrate.operations.watch import index_progress
 from rag_factory.migrate.session import DATABASE_ERRORS, quote
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext
     from sqlalchemy.sql.elements import ColumnElement, TextClause
 
-PROBE = "rag_factory_probe"
 DUPLICATES = "Find the duplicates and resolve them, then run the task again."
 _POLL_SECONDS = 0.2
 _LONGEST_WAIT_SECONDS = 3600.0

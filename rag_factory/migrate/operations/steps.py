@@ -7,7 +7,7 @@ every attempt: so an operation is written once, and repeated after a crash it do
 from __future__ import annotations
 
 import textwrap
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.dialects import postgresql
@@ -37,6 +37,8 @@ DIALECT = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call
 _PREPARER = DIALECT.identifier_preparer
 # What our own DO blocks raise: a sentence for the user, with its hint.
 REFUSAL = "RF001"
+# The name of an empty table that they make and undo, to see what the server makes of a definition.
+PROBE = "rag_factory_probe"
 _CHECK_VIOLATED, _FOREIGN_KEY_VIOLATED, _UNIQUE_VIOLATED = "23514", "23503", "23505"
 _OFFLINE_STEP = """\
 DO $rag_factory$
@@ -213,7 +215,16 @@ def _committing(context: MigrationContext) -> Iterator[None]:
     """
     first: BaseException | None = None
     try:
-        with context.autocommit_block():
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(context.autocommit_block())
+            except AssertionError as error:
+                # So Alembic says that the transaction is not its own.
+                raise RagFactoryError(
+                    "An online operation commits as it goes, and can't in a transaction that the caller of "
+                    "Alembic has begun.",
+                    fix="Let env.py begin it, by context.begin_transaction().",
+                ) from error
             try:
                 yield
             except BaseException as error:
