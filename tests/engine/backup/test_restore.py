@@ -255,7 +255,10 @@ def test_rows_that_are_missing_leave_the_target_alone(
 
 
 def test_a_migrator_at_work_is_not_pulled_from_under(target: Target, backup: Backup, query: Query) -> None:
-    with migrator_lock(target, wait_seconds=0), pytest.raises(LockedError, match="Another migrator works on"):
+    with (
+        migrator_lock(target, Project(target.config.root), wait_seconds=0),
+        pytest.raises(LockedError, match="Another migrator works on"),
+    ):
         prepare(backup, target, no_owner=False).run(jobs=1, wait_seconds=0)
     assert query("SELECT text FROM kept") == [("new",)]
 
