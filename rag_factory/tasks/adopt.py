@@ -1,0 +1,47 @@
+"""`db.*` on a database whose schema isn't what its revisions make: drift, schema.sql."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rag_factory.errors import DriftError
+from rag_factory.tasks.command import command
+from rag_factory.tasks.output import say, show, show_json
+from rag_factory.tasks.texts import JSON
+
+if TYPE_CHECKING:
+    from rag_factory.tasks.workspace import Workspace
+
+
+@command("drift", grants="Compare who may do what, too.", json=JSON)
+def drift(work: Workspace, grants: bool = False, json: bool = False) -> None:
+    """Hold the database against its applied revisions.
+
+    db.check is another thing: it holds the models against the schema.
+    """
+    from rag_factory.migrate.differences import describe
+    from rag_factory.migrate.drift import find_drift
+
+    _ = work.read_known_state()
+    found = find_drift(work.target, work.project, work.history, grants=grants)
+    at = ", ".join(found.revisions) or "base"
+    live, compared = found.versions
+    if live != compared:
+        say(
+            f"warning: {work.target.place} is PostgreSQL {live}, and the revisions were run on {compared}: "
+            "what only looks different may be spelled in another way"
+        )
+    if json:
+        show_json([difference.data for difference in found.differences])
+    elif found.differences:
+        show(describe(found.differences))
+    if found.differences:
+        raise DriftError(
+            f"{work.target.place} differs in {len(found.differences)} from {at}, where it claims to be.",
+            fix="Write a revision of what shall stay, take back the rest by hand, or name it in drift_ignore "
+            "in [tool.rag_factory]. Made by hand or by another tool: invoke db.stamp --detect",
+        )
+    say(f"{work.target.place} is what {at} makes")
+
+
+TASKS = (drift,)
