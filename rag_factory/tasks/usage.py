@@ -24,7 +24,24 @@ class UnreadableCall(ParseError, Exit):  # noqa: N818 - it takes the place of a 
         self._code = UsageError.exit_code
 
 
+# An argument without which a task does when it has the option: `db.stamp --detect` finds the revision.
+_NOT_NEEDED_WITH = {"revision": "detect"}
+
+
+_complete = parser.ParseMachine.complete_context
+
+
+def _complete_context(machine: parser.ParseMachine) -> None:
+    """End the reading of one task, where invoke asks for the arguments that are missing."""
+    for argument in machine.context.missing_positional_args if machine.context else ():
+        option = machine.context.args.get(_NOT_NEEDED_WITH.get(argument.name or "", ""))
+        if option is not None and option.value:
+            argument.set_value("", cast=False)
+    _complete(machine)
+
+
 def take_over() -> None:
-    """Let invoke raise ours. There is no other way in: the code stands as a number in its main function."""
+    """Let invoke use ours. There is no other way in: its main function has the code as a number."""
     for module in (parser, program):
         vars(module)["ParseError"] = UnreadableCall
+    parser.ParseMachine.complete_context = _complete_context  # type: ignore[method-assign, assignment] # on purpose
