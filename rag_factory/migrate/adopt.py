@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rag_factory.database.driver import connect
-from rag_factory.migrate.differences import compare
-from rag_factory.migrate.drift import left_out, read_target
-from rag_factory.migrate.foreign import find_foreign
+from rag_factory.migrate.differences import compare, ignoring
+from rag_factory.migrate.drift import left_out, read_target, without_respelled
+from rag_factory.migrate.foreign import find_foreign, version_tables
 from rag_factory.migrate.runner import Applied, Runner
 from rag_factory.migrate.schema import read_items
 from rag_factory.migrate.scratch import migrated_scratch
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rag_factory.migrate.foreign import ForeignTable
     from rag_factory.migrate.history import History
     from rag_factory.migrate.project import Project
+    from rag_factory.migrate.schema import SchemaItem
     from rag_factory.migrate.target import Target
 
 
@@ -43,7 +44,30 @@ def detect_revision(target: Target, project: Project, history: History) -> Detec
     considered. Raises RagFactoryError: a revision fails.
     """
     items, _, _ = read_target(target, project, rights=False)
-    distances: dict[str | None, list[Difference]] = {}
+    made = _run_revisions(target, project, history)
+    distances = {
+        revision: compare(items, schema, ignore=left_out((*items, *schema), project))
+        for revision, schema in made.items()
+    }
+    nearest = min(reversed(distances), key=lambda revision: len(distances[revision]))
+    differences = distances[nearest]
+    if differences:
+        with migrated_scratch(target, project, history, nearest) as scratch:
+            differences = without_respelled(differences, scratch, project)
+    same = [revision for revision, schema in made.items() if not compare(schema, made[nearest])]
+    return Detected(
+        exact=() if differences else tuple(same),
+        nearest=nearest,
+        differences=tuple(differences),
+        foreign=tuple(find_foreign(items, project)),
+    )
+
+
+def _run_revisions(
+    target: Target, project: Project, history: History
+) -> dict[str | None, tuple[SchemaItem, ...]]:
+    """The schema at each revision, in order, each in turn in one scratch database."""
+    made: dict[str | None, tuple[SchemaItem, ...]] = {}
     applied: set[str] = set()
     timeout = target.config.db_connect_timeout_seconds
     with (
@@ -51,23 +75,17 @@ def detect_revision(target: Target, project: Project, history: History) -> Detec
         connect(scratch.url, connect_timeout_seconds=timeout, read_only=True) as session,
     ):
 
-        def look(revision: str | None) -> None:
-            made = read_items(session, rights=False)
-            distances[revision] = compare(items, made, ignore=left_out((*items, *made), project))
-
         def on_applied(step: Applied) -> None:
             applied.add(step.revision.id)
             if history.lineage([step.revision.id]) == applied:
-                look(step.revision.id)
+                made[step.revision.id] = read_items(session, rights=False)
 
-        look(None)
+        made[None] = read_items(session, rights=False)
         runner = Runner(scratch, project, history, on_applied=on_applied)
         for head in history.heads:
             runner.upgrade(head)
-    nearest = min(reversed(distances), key=lambda revision: len(distances[revision]))
-    return Detected(
-        exact=tuple(revision for revision, found in distances.items() if not found),
-        nearest=nearest,
-        differences=tuple(distances[nearest]),
-        foreign=tuple(find_foreign(items, project)),
+    # All but the first has the version table, which says nothing.
+    ignore = ignoring(
+        made[None], (), {name for schema in made.values() for name in version_tables(schema, project)}
     )
+    return {revision: tuple(item for item in schema if not ignore(item)) for revision, schema in made.items()}

@@ -125,7 +125,7 @@ def describe(differences: Sequence[Difference]) -> str:
             counts = [_count(number, kind) for (of, kind), number in parts.items() if of == each.name]
             with_parts = f" with {', '.join(counts)}" if counts and each.kind in _TABLES else ""
             text = f"{each.change} {each.kind} {each.name}{with_parts}{_definition(each)}"
-            lines += [indent + line for line in text.splitlines()]
+            lines += [indent + line for line in text.replace("\r", r"\r").split("\n")]
     return "\n".join(lines)
 
 
@@ -139,13 +139,13 @@ def _definition(each: Difference) -> str:
         if "\n" not in each.found + each.wanted:
             return f"\n  is         {each.found or 'plain'}\n  should be  {each.wanted or 'plain'}"
         diff = difflib.unified_diff(
-            each.wanted.splitlines(), each.found.splitlines(), "should be", "is", n=1, lineterm=""
+            each.wanted.split("\n"), each.found.split("\n"), "should be", "is", n=1, lineterm=""
         )
         return "".join(f"\n  {line}" for line in diff)
     text = each.found or each.wanted or ""
     if each.kind in _TABLES or not text:
         return ""
-    return f": {text}" if "\n" not in text else "".join(f"\n  {line}" for line in text.splitlines())
+    return f": {text}" if "\n" not in text else "".join(f"\n  {line}" for line in text.split("\n"))
 
 
 def _count(number: int, kind: str) -> str:

@@ -12,7 +12,7 @@ from rag_factory.migrate.differences import compare, ignoring
 from rag_factory.migrate.foreign import find_foreign, version_tables
 from rag_factory.migrate.runner import Runner
 from rag_factory.migrate.schema import read_items
-from rag_factory.migrate.scratch import migrated_scratch
+from rag_factory.migrate.scratch import dump_schema, loaded_scratch, migrated_scratch
 from rag_factory.migrate.state import read_revisions
 
 if TYPE_CHECKING:
@@ -47,15 +47,36 @@ def find_drift(target: Target, project: Project, history: History, *, grants: bo
         for revision in others:
             Runner(scratch, project, history).upgrade(revision)
         wanted, _, scratch_major = read_target(scratch, project, rights=grants)
-    differences = compare(
-        items,
-        wanted,
-        ignore=left_out((*items, *wanted), project),
-        grants=grants,
-        # Another server has other ones to offer.
-        versions=scratch.url.server == target.url.server,
-    )
+        differences = compare(
+            items,
+            wanted,
+            ignore=left_out((*items, *wanted), project),
+            grants=grants,
+            # Another server has other ones to offer.
+            versions=scratch.url.server == target.url.server,
+        )
+        differences = without_respelled(differences, scratch, project)
     return Drift(revisions, tuple(differences), (major, scratch_major))
+
+
+def without_respelled(differences: list[Difference], wanted: Target, project: Project) -> list[Difference]:
+    """Leave out what only a dump and its restoring made of a view or a condition.
+
+    The server keeps an expression as it was parsed: `x NOT BETWEEN 0 AND 3` is written out as two comparisons
+    in parentheses, and these, parsed again, as others. So a database that was ever restored differs by this.
+    wanted: a scratch database with the schema that should be.
+    """
+    if not any(each.change == "changed" for each in differences):
+        return differences
+    _, _, major = read_target(wanted, project, rights=False)
+    with loaded_scratch(wanted, dump_schema(wanted, major)) as restored:
+        items, _, _ = read_target(restored, project, rights=False)
+    respelled = {(item.kind, item.name): item.definition for item in items}
+    return [
+        each
+        for each in differences
+        if each.change != "changed" or each.found != respelled.get((each.kind, each.name))
+    ]
 
 
 def read_target(

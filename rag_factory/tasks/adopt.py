@@ -10,6 +10,7 @@ from rag_factory.tasks.output import say, show, show_json
 from rag_factory.tasks.texts import JSON
 
 if TYPE_CHECKING:
+    from rag_factory.migrate.target import Target
     from rag_factory.tasks.workspace import Workspace
 
 
@@ -44,4 +45,39 @@ def drift(work: Workspace, grants: bool = False, json: bool = False) -> None:
     say(f"{work.target.place} is what {at} makes")
 
 
-TASKS = (drift,)
+@command(
+    "schema",
+    check="Write nothing; compare the file with the schema.",
+    live="The database's own schema, instead of what the revisions make.",
+    output="The file (schema.sql beside the revisions).",
+)
+def schema(work: Workspace, check: bool = False, live: bool = False, output: str | None = None) -> None:
+    """Write the whole schema to schema.sql, or check it."""
+    from contextlib import AbstractContextManager, nullcontext
+    from pathlib import Path
+
+    from rag_factory.migrate.schema_file import default_path, find_stale, write_schema_file
+    from rag_factory.migrate.scratch import migrated_scratch
+
+    path = Path(output) if output else default_path(work.project)
+    made: AbstractContextManager[Target] = (
+        nullcontext(work.target)
+        if live
+        else migrated_scratch(work.target, work.project, work.history, work.history.head)
+    )
+    with made as source:
+        if not check:
+            write_schema_file(source, work.project, path)
+            say(f"wrote {path}")
+            return
+        stale = find_stale(source, work.project, path)
+    if stale:
+        show(stale)
+        raise DriftError(
+            f"{path} is not the schema of {'the database' if live else 'the revisions'}.",
+            fix="Write it anew and commit it: invoke db.schema",
+        )
+    say(f"{path} is the schema")
+
+
+TASKS = (drift, schema)
