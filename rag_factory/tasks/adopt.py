@@ -1,10 +1,11 @@
-"""`db.*` on a database whose schema isn't what its revisions make: drift, schema.sql."""
+"""`db.*` on a database whose schema isn't what its revisions make: drift, schema.sql; and on branches."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from rag_factory.errors import DriftError
+from rag_factory.errors import DatabaseMissingError, DriftError
 from rag_factory.tasks.command import command
 from rag_factory.tasks.output import say, show, show_json
 from rag_factory.tasks.texts import JSON
@@ -80,4 +81,25 @@ def schema(work: Workspace, check: bool = False, live: bool = False, output: str
     say(f"{path} is the schema")
 
 
-TASKS = (drift, schema)
+@command(
+    "rechain",
+    revision="A revision of the branch to move: an id or a file name.",
+    onto="The revision it is to follow (the other head).",
+)
+def rechain(work: Workspace, revision: str, onto: str | None = None) -> None:
+    """Put your revisions after those of another branch."""
+    from rag_factory.migrate.branches import rechain as put_after
+
+    applied: tuple[str, ...] = ()
+    if not work.database_is_absent:
+        with suppress(DatabaseMissingError):
+            applied = work.read_state().revisions
+    moved = put_after(work.project, revision, onto, applied)
+    for step in moved:
+        was = "" if step.after.id == step.before.id else f" (was {step.before.id})"
+        say(f"{step.after.path.name}: {step.after.id}{was} follows {step.after.parents[0]}")
+    if not moved:
+        say("it follows already; nothing to do")
+
+
+TASKS = (drift, schema, rechain)

@@ -14,7 +14,6 @@ def test_schema_file_is_written_checked_and_told(
     tasks: Tasks, query: Callable[..., list[tuple[Any, ...]]]
 ) -> None:
     file = tasks.cli.root / "migrations" / "schema.sql"
-    file.unlink(missing_ok=True)
     tasks.fail(2, "db.schema", "--check", says="There is no .*schema.sql. Write it: invoke db.schema")
     done = tasks.succeed("db.schema", "db.schema", "--output", "again.sql", "db.schema", "--check")
     assert done.stderr.endswith("schema.sql is the schema\n")
