@@ -191,7 +191,10 @@ def merge(work: Workspace, message: str = "merge heads") -> None:
 
 @command("check")
 def check(work: Workspace) -> None:
-    """Hold the models against the database's schema."""
+    """Hold the models against the database's schema.
+
+    db.drift is another thing: it holds the database against its applied revisions.
+    """
     from rag_factory.migrate.check import find_differences
     from rag_factory.migrate.scratch import migrated_scratch
 
