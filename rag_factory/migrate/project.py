@@ -30,6 +30,8 @@ class Project:
     minimum_pgvector (default "0.8.4"): refuse a server whose pgvector is older.
     template_files (default none): files, folders or globs outside of the script folder that revisions read;
     they join the key of the test template.
+    drift_ignore (default none): globs on the names of what db.drift shall not report, such as
+    "extension pg_stat_statements" or "public.staging_*".
     version_table, version_table_schema: as given to Alembic's `context.configure`, if at all.
 
     version_schema: the schema of one tenant, which has a version table of its own.
@@ -65,6 +67,11 @@ class Project:
     def minimum_pgvector(self) -> str:
         """The oldest pgvector this project accepts; before 0.8.4, parallel HNSW builds could corrupt."""
         return str(self._setting("minimum_pgvector", str, "0.8.4"))
+
+    @property
+    def drift_ignore(self) -> tuple[str, ...]:
+        """Globs on what may be in a database beside the revisions' schema."""
+        return tuple(self._setting("drift_ignore", list, []))
 
     @property
     def version_table(self) -> tuple[str, ...]:

@@ -100,6 +100,20 @@ def schema_copy(target: Target, project: Project) -> Iterator[Target]:
         yield scratch
 
 
+@contextmanager
+def loaded_scratch(target: Target, schema: bytes) -> Iterator[Target]:
+    """Make a scratch database with the schema that this SQL makes, for the body.
+
+    Raises RagFactoryError: the SQL can't be run there.
+    """
+    with scratch_name(target) as scratch:
+        timeout = target.config.db_connect_timeout_seconds
+        with connect_maintenance(scratch.url, connect_timeout_seconds=timeout) as server:
+            _create_like(server, scratch.url.database, [])
+        _load(scratch, schema)
+        yield scratch
+
+
 def dump_schema(target: Target, server_major: int) -> bytes:
     """The target's schema as the SQL of pg_dump, without owners, grants and the engine's own tables.
 

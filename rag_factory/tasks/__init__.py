@@ -15,6 +15,7 @@ sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
 from invoke.collection import Collection  # noqa: E402
 
 from rag_factory.tasks import (  # noqa: E402
+    adopt,
     backup,
     db,
     env,
@@ -42,7 +43,7 @@ GROUPS: Sequence[tuple[str, str, Sequence[Command]]] = (
     ("db", "its revisions", migration.TASKS),
     ("db", "its backups", backup.TASKS),
     ("db", "what pending revisions would do", plan.TASKS),
-    ("db", "lint, drift and adoption", lint.TASKS),
+    ("db", "lint, drift and adoption", (*lint.TASKS, *adopt.TASKS)),
     ("db", "a look inside", inspection.TASKS),
     ("db", "many databases", tenants.TASKS),
     ("db", "its embeddings", reembed.TASKS),

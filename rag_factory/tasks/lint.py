@@ -46,10 +46,14 @@ def lint(
         show((output.as_annotations if github else output.as_text)(report.findings))
     if report.findings:
         raise RagFactoryError(
-            f"{len(report.findings)} findings in {report.revisions} revisions.",
+            f"{_count(len(report.findings), 'finding')} in {_count(report.revisions, 'revision')}.",
             fix="Change them as advised; what is right as it is: # lint: ignore RULE: reason",
         )
-    say(f"nothing found in {report.revisions} revisions")
+    say(f"nothing found in {_count(report.revisions, 'revision')}")
 
 
 TASKS = (lint,)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rag_factory.errors import BehindError, DatabaseMissingError, DriftError, UsageError
+from rag_factory.errors import BehindError, DatabaseMissingError, DriftError, RefusedError, UsageError
 from rag_factory.tasks.command import command
 from rag_factory.tasks.output import say, show, show_columns, show_json
 from rag_factory.tasks.texts import (
@@ -91,17 +91,30 @@ def rollback(
 @command(
     "stamp",
     revision="The revision the schema is at: an id, head or base.",
+    detect="Find the revision by the schema.",
     purge="Empty the version table first, also of unknown revisions.",
     yes=YES,
     database=DATABASE,
 )
 def stamp(
-    work: Workspace, revision: str, purge: bool = False, yes: bool = False, database: str | None = None
+    work: Workspace,
+    revision: str,
+    detect: bool = False,
+    purge: bool = False,
+    yes: bool = False,
+    database: str | None = None,
 ) -> None:
     """Set the recorded revision without running anything."""
-    goal = work.history.resolve(revision)
+    if detect and revision:
+        raise UsageError(
+            f"--detect finds the revision, and {revision} is given.", fix="Leave one of them out."
+        )
+    goal = _detect(work) if detect else work.history.resolve(revision)
     before = (work.read_state() if purge else work.read_known_state()).revisions
-    if purge or work.target.config.protected or database is not None:
+    if detect and before == ((goal,) if goal else ()):
+        say(f"{work.target.place} is at {name_revisions(before, work.history)} already; nothing to do")
+        return
+    if detect or purge or work.target.config.protected or database is not None:
         at = ", ".join(before) or "base"
         effect = f"This makes {work.target.place} claim to be at {goal or 'base'} instead of {at}"
         work.confirm(effect, yes=yes, database=database)
@@ -186,7 +199,10 @@ def merge(work: Workspace, message: str = "merge heads") -> None:
 
 @command("check")
 def check(work: Workspace) -> None:
-    """Hold the models against the database's schema."""
+    """Hold the models against the database's schema.
+
+    db.drift is another thing: it holds the database against its applied revisions.
+    """
     from rag_factory.migrate.check import find_differences
     from rag_factory.migrate.scratch import migrated_scratch
 
@@ -249,6 +265,34 @@ def name_revisions(current: Sequence[str], known: History) -> str:
 
 def _title(revision: Revision, known: History) -> str:
     return revision.message + (" (head)" if revision.id in known.heads else "")
+
+
+def _detect(work: Workspace) -> str | None:
+    """The revision that the database's schema is at."""
+    from rag_factory.migrate.adopt import detect_revision
+    from rag_factory.migrate.differences import describe
+
+    found = detect_revision(work.target, work.project, work.history)
+    for table in found.foreign:
+        say(
+            f"warning: {table.name} is of {table.tool}: two tools must not change one schema. To move over, "
+            f"{table.advice}, then drop the table"
+        )
+    if not found.exact:
+        show(describe(found.differences))
+        raise DriftError(
+            f"{work.target.place} is at no revision. Nearest is {found.nearest or 'base'}, with the "
+            f"{len(found.differences)} differences above. Nothing was changed.",
+            fix="Mend them, or name what may stay in drift_ignore in [tool.rag_factory]; then try again.",
+        )
+    if len(found.exact) > 1:
+        names = [revision or "base" for revision in found.exact]
+        raise RefusedError(
+            f"The schema of {work.target.place} is that of {' and of '.join(names)}, which differ in rows "
+            "only. Nothing was changed.",
+            fix=f"Look which rows are there, then say it: invoke db.stamp {names[0]}",
+        )
+    return found.exact[0]
 
 
 def _say_at(work: Workspace, current: Sequence[str]) -> None:

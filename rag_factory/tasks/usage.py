@@ -21,6 +21,10 @@ _UNKNOWN = re.compile(r"No idea what '(.*)' is!", re.DOTALL)
 _MISSING = re.compile(r".* did not receive required positional arguments: (.*)")
 _LONELY = re.compile(r"Flag <Argument: (\S+).*> needed value and was not given one!")
 
+# An argument without which a task does when it has the option: `db.stamp --detect` finds the revision.
+_NOT_NEEDED_WITH = {"revision": "detect"}
+_complete = parser.ParseMachine.complete_context
+
 
 class UnreadableCall(ParseError, Exit):  # noqa: N818 - it takes the place of a name of invoke's
     """An unknown task or option, or an argument that is missing. Prints as invoke's own does."""
@@ -55,10 +59,20 @@ class UnreadableCall(ParseError, Exit):  # noqa: N818 - it takes the place of a 
 
 
 def take_over(task_names: Collection[str]) -> None:
-    """Let invoke raise ours. There is no other way in: the code stands as a number in its main function."""
+    """Let invoke use ours. There is no other way in: its main function has the code as a number."""
     UnreadableCall.task_names = task_names
     for module in (parser, program):
         vars(module)["ParseError"] = UnreadableCall
+    parser.ParseMachine.complete_context = _complete_context  # type: ignore[method-assign, assignment] # on purpose
+
+
+def _complete_context(machine: parser.ParseMachine) -> None:
+    """End the reading of one task, where invoke asks for the arguments that are missing."""
+    for argument in machine.context.missing_positional_args if machine.context else ():
+        option = machine.context.args.get(_NOT_NEEDED_WITH.get(argument.name or "", ""))
+        if option is not None and option.value:
+            argument.set_value("", cast=False)
+    _complete(machine)
 
 
 def _hint(word: str, names: Collection[str], listing: str) -> str:

@@ -61,7 +61,7 @@ class Workspace:
         return reach(self.config)
 
     @property
-    def _database_is_absent(self) -> bool:
+    def database_is_absent(self) -> bool:
         """Whether the embedded server is meant, but was never started."""
         from rag_factory.migrate.target import embedded_server
 
@@ -78,7 +78,7 @@ class Workspace:
 
         Raises HistoryError: it isn't. Raises DatabaseMissingError: there is no database.
         """
-        if self._database_is_absent:
+        if self.database_is_absent:
             # Known without starting a server.
             raise DatabaseMissingError(
                 "There is no database yet: the embedded server was never started.",

@@ -32,6 +32,7 @@ def lint(project: Project, since: str | None = None) -> Report:
     Raises HistoryError: the revisions can't be read. Raises NotReadyError: squawk, or with `since` git, isn't
     there. Raises UsageError: `since` is no commit.
     """
+    from rag_factory.migrate.branches import check_head, head_file
     from rag_factory.migrate.lint.changed import changed_files
     from rag_factory.migrate.lint.ignores import apply_ignores
     from rag_factory.migrate.lint.recording import record
@@ -64,7 +65,18 @@ def lint(project: Project, since: str | None = None) -> Report:
     for path, recording in looked_at.items():
         source = recording.revision.path.read_text(encoding="utf-8")
         found[path] = apply_ignores(source, path, found[path])
-    every = {finding for findings in found.values() for finding in findings}
+    every = {
+        Finding(
+            _name(head_file(project), project.root),
+            1,
+            "one-head",
+            message,
+            "Put yours after the other (invoke db.rechain REVISION), or join them (invoke db.merge): both "
+            "write the file. With one head, write its id into the file.",
+        )
+        for message in check_head(project, history)
+    }
+    every |= {finding for findings in found.values() for finding in findings}
     return Report(tuple(sorted(every)), len(looked_at))
 
 

@@ -277,7 +277,7 @@ def test_task_ends_with_1_where_something_is_found(tasks: Tasks) -> None:
     path.write_text(path.read_text().replace("# lint: ignore autocommit-not-alone: ", "# "))
     done = tasks.run("db.lint", "--json", "--sarif", "found.sarif")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("1 findings in 2 revisions. Change them as advised")
+    assert done.stderr.splitlines()[-1].startswith("1 finding in 2 revisions. Change them as advised")
     (finding,) = json.loads(done.stdout)
     assert (finding["path"], finding["rule"]) == (f"migrations/versions/{path.name}", "autocommit-not-alone")
     sarif = json.loads((tasks.cli.root / "found.sarif").read_text())
