@@ -88,9 +88,6 @@ class DatabaseConfig(BaseSettings):
         description="How long one statement of a migration may run; 0: for ever.",
     )
     backup_folder: Path = Field(Path("backups"), description="Where backups go, from the project's root.")
-    embedding_dimensions: int = Field(
-        1536, ge=1, le=16000, description="The length of the vectors in chunks.embedding."
-    )
     embedded_data_folder: Path = Field(
         Path(".rag_factory/server"),
         description="Where the embedded server keeps its data, from the project's root.",
