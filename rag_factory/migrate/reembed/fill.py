@@ -64,7 +64,7 @@ class Filler:
         self._dimensions = embedder.dimensions
         self._type = column_type(session, change, self._column)
         self._largest = LARGEST["halfvec" if "halfvec" in self._type else "vector"]
-        if not self._type.endswith(f"({self._dimensions})"):
+        if "(" in self._type and not self._type.endswith(f"({self._dimensions})"):
             raise UsageError(
                 f"The embedder {embedder.name} has {self._dimensions} dimensions, and "
                 f"{change.table_name}.{self._column} is {self._type}.",

@@ -125,11 +125,12 @@ def _sample(
     row = session.execute(
         "SELECT greatest(reltuples, 1) FROM pg_class WHERE oid = %s", (table.oid,)
     ).fetchone()
-    # By pages, of which some may hold none.
-    percent = min(100.0, 100.0 * 100 * sample_rows / (row[0] if row else 1))
+    # By pages, of which some may hold none. Inside, so that only the vectors that are taken become texts.
+    percent = min(100.0, 100.0 * 20 * sample_rows / (row[0] if row else 1))
     query = sql.SQL(
-        "SELECT {key}, {new}::text, {old}::text FROM {table} TABLESAMPLE SYSTEM ({percent})"
-        " WHERE {has_new} AND {has_old} ORDER BY random() LIMIT {limit}"
+        "SELECT {key}, {new}::text, {old}::text FROM ("
+        "SELECT * FROM {table} TABLESAMPLE SYSTEM ({percent})"
+        " WHERE {has_new} AND {has_old} ORDER BY random() LIMIT {limit}) AS sample"
     ).format(
         key=_key(table),
         new=sql.Identifier(change.new_column),

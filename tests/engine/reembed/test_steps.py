@@ -317,7 +317,8 @@ def test_names_keys_and_schemas_of_any_kind(session: Session) -> None:
 def test_not_null_and_rights_on_the_column(notes: Session, database_url: DatabaseUrl) -> None:
     role = sql.Identifier(f"role_{database_url.database}")
     notes.execute("ALTER TABLE notes ALTER embedding SET NOT NULL")
-    notes.execute(sql.SQL("CREATE ROLE {0}; GRANT SELECT (embedding) ON notes TO {0}").format(role))
+    rights = "GRANT SELECT (note_id, embedding), UPDATE (content) ON notes TO {0}"
+    notes.execute(sql.SQL(f"CREATE ROLE {{0}}; {rights}").format(role))
     try:
         changer = begin(notes)
         assert changer.change.was_not_null
@@ -328,6 +329,10 @@ def test_not_null_and_rights_on_the_column(notes: Session, database_url: Databas
         )
         notes.execute(sql.SQL("SET ROLE {}").format(role))
         assert value(notes, "SELECT count(embedding) FROM notes") == 11
+        # The trigger needs no right of the writer's, neither on the column nor on our schema.
+        notes.execute("UPDATE notes SET content = 'theirs' WHERE note_id = 1")
+        notes.execute("RESET ROLE")
+        assert value(notes, "SELECT embedding_old IS NULL FROM notes WHERE note_id = 1")
     finally:
         notes.execute("RESET ROLE")
         notes.execute(sql.SQL("DROP OWNED BY {0} CASCADE; DROP ROLE {0}").format(role))
