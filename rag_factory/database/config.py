@@ -94,9 +94,6 @@ class DatabaseConfig(BaseSettings):
     backups_kept: int = Field(
         10, ge=0, description="How many backups of a database stay when a new one is made; 0: all."
     )
-    embedding_dimensions: int = Field(
-        1536, ge=1, le=16000, description="The length of the vectors in chunks.embedding."
-    )
     embedded_data_folder: Path = Field(
         Path(".rag_factory/server"),
         description="Where the embedded server keeps its data, from the project's root.",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 DEFAULT_WAIT = "60"
 DEFAULT_BATCH = "128"
 # Long enough for the server to notice that a run was killed.
-LOCK_PATIENCE_SECONDS = 5.0
+LOCK_PATIENCE_SECONDS = 3.0
 DROP_OLD, GIVE_UP = "--drop-old", "--give-up"
 STEPS = ("--begin", "--cut-over", "--back", DROP_OLD, GIVE_UP, "--status")
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
-from rag_factory.errors import LockedError, RagFactoryError, UsageError
+from rag_factory.errors import LockedError, UsageError
+from rag_factory.migrate.reembed.compute import LARGEST, compute
 from rag_factory.migrate.reembed.table import column_type, waiting_rows
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _WRITE = """
         SELECT given.* FROM {table} AS own JOIN given ON {same_row}
         WHERE {row_waits} FOR NO KEY UPDATE OF own SKIP LOCKED
     )
-    UPDATE {table} AS own SET {column} = given."given vector"::{type} FROM free AS given
+    UPDATE {table} AS own SET {column} = given."rag_factory vector"::{type} FROM free AS given
     WHERE {same_row} AND {row_waits}
 """
 
@@ -63,13 +63,13 @@ class Filler:
         self._column = change.old_column if for_old else change.new_column
         self._dimensions = embedder.dimensions
         self._type = column_type(session, change, self._column)
-        if not self._type.endswith(f"({self._dimensions})"):
+        self._largest = LARGEST["halfvec" if "halfvec" in self._type else "vector"]
+        if "(" in self._type and not self._type.endswith(f"({self._dimensions})"):
             raise UsageError(
                 f"The embedder {embedder.name} has {self._dimensions} dimensions, and "
                 f"{change.table_name}.{self._column} is {self._type}.",
                 fix="Name the embedder of that column: --embedder",
             )
-        self._write = self._compose_write()
 
     def count(self) -> int:
         """How many rows wait."""
@@ -107,20 +107,24 @@ class Filler:
         last: Sequence[str] | None = None
         while rows := self._read(last):
             keys, texts = [row[:-1] for row in rows], [row[-1] for row in rows]
-            vectors = self._compute(keys, texts)
-            columns = [list(column) for column in zip(*keys, strict=True)]
+            names = ["/".join(key) for key in keys]
+            vectors = compute(self._embedder, names, texts, f"of {self._change.table_name}", self._largest)
+            write = self._compose_write(keys, texts, vectors)
             with self._session.transaction():
                 # The shipped triggers on updated_at look at it: no row has changed for its readers.
                 self._session.execute("SELECT set_config('rag_factory.backfill', 'on', true)")
-                written += self._session.execute(self._write, [*columns, texts, vectors]).rowcount
+                written += self._session.execute(write).rowcount
             found += len(rows)
             last = keys[-1]
             on_written(written)
+            if len(rows) < self._batch_rows:
+                break  # or somebody who writes all the time would never let it end
         return found, written
 
     def _read(self, last: Sequence[str] | None) -> list[tuple[str, ...]]:
         """The next rows: their keys' texts, and the text to embed."""
-        own = [sql.Identifier(name) for name, _ in self._key]
+        # With the table's name: without, ORDER BY would take the text of the key, which is called the same.
+        own = [sql.Identifier("own", name) for name, _ in self._key]
         after: sql.Composable = sql.SQL("")
         if last is not None:
             values = [
@@ -128,7 +132,7 @@ class Filler:
                 for value, (_, type_name) in zip(last, self._key, strict=True)
             ]
             after = sql.SQL(" AND ({}) > ({})").format(sql.SQL(", ").join(own), sql.SQL(", ").join(values))
-        query = sql.SQL("SELECT {}, {}::text FROM {} WHERE {}{} ORDER BY {} LIMIT {}").format(
+        query = sql.SQL("SELECT {}, {}::text FROM {} AS own WHERE {}{} ORDER BY {} LIMIT {}").format(
             sql.SQL(", ").join(sql.SQL("{}::text").format(name) for name in own),
             sql.Identifier(self._change.text_column),
             self._change.table,
@@ -139,42 +143,25 @@ class Filler:
         )
         return self._session.execute(query).fetchall()
 
-    def _compute(self, keys: Sequence[Sequence[str]], texts: list[str]) -> list[str]:
-        """The vectors of these texts, as pgvector reads them."""
-        name = self._embedder.name
-        where = f"rows {'/'.join(keys[0])} to {'/'.join(keys[-1])} of {self._change.table_name}"
-        stays = "What is filled stays; go on when it is mended: invoke db.reembed"
-        try:
-            vectors = [[float(value) for value in row] for row in self._embedder.embed(texts)]
-        except Exception as error:  # whatever somebody else's code raises, such as for want of a network
-            what = f"{type(error).__name__}: {error}"
-            raise RagFactoryError(f"The embedder {name} failed on {where}: {what}.", fix=stays) from error
-        if len(vectors) != len(texts):
-            what = f"{len(vectors)} embeddings for {len(texts)} texts"
-            raise RagFactoryError(f"The embedder {name} gave {what}, {where}.", fix=stays)
-        for key, vector in zip(keys, vectors, strict=True):
-            if len(vector) != self._dimensions or not all(map(math.isfinite, vector)):
-                what = "NaN or infinity"
-                if len(vector) != self._dimensions:
-                    what = f"{len(vector)} dimensions instead of {self._dimensions}"
-                row = f"row {'/'.join(key)} of {self._change.table_name}"
-                raise RagFactoryError(f"The embedder {name} gave {what} for {row}.", fix=stays)
-        # Nine digits tell all float32s apart.
-        return [f"[{','.join(format(value, '.9g') for value in vector)}]" for vector in vectors]
-
-    def _compose_write(self) -> sql.Composed:
-        # With names that no column of the table has.
-        names = [sql.Identifier(f"given key {place}") for place in range(len(self._key))]
+    def _compose_write(
+        self, keys: Sequence[Sequence[str]], texts: list[str], vectors: list[str]
+    ) -> sql.Composed:
+        # As literals: a placeholder can't stand beside a name with a percent sign in it.
+        arrays = [*map(list, zip(*keys, strict=True)), texts, vectors]
+        # Names that no column of the table has.
+        names = [sql.Identifier(f"rag_factory key {place}") for place in range(len(self._key))]
         same_row = [
             sql.SQL("own.{} = given.{}::{}").format(sql.Identifier(column), name, sql.SQL(type_name))
             for name, (column, type_name) in zip(names, self._key, strict=True)
         ]
-        row_waits = sql.SQL('{} AND (own.{})::text COLLATE "C" = given."given text"').format(
+        row_waits = sql.SQL('{} AND (own.{})::text COLLATE "C" = given."rag_factory text"').format(
             self._waits, sql.Identifier(self._change.text_column)
         )
         return sql.SQL(_WRITE).format(
-            arrays=sql.SQL(", ").join([sql.SQL("%s::text[]")] * (len(names) + 2)),
-            names=sql.SQL(", ").join([*names, *map(sql.Identifier, ("given text", "given vector"))]),
+            arrays=sql.SQL(", ").join(sql.SQL("{}::text[]").format(sql.Literal(each)) for each in arrays),
+            names=sql.SQL(", ").join(
+                [*names, *map(sql.Identifier, ("rag_factory text", "rag_factory vector"))]
+            ),
             table=self._change.table,
             same_row=sql.SQL(" AND ").join(same_row),
             row_waits=row_waits,

@@ -22,6 +22,10 @@ NEAREST = 10
 SAMPLE_ROWS = 50
 # Exact scans read all vectors: of a table where they take longer, fewer rows are looked at, or none.
 BUDGET_SECONDS = 60.0
+_QUERY = """
+    SELECT {key}, {column} OPERATOR({operator}) {vector}::{type} AS distance FROM {table}
+    WHERE {condition} ORDER BY distance LIMIT {limit}
+"""
 _OPERATORS = {"cosine_ops": "<=>", "l2_ops": "<->", "ip_ops": "<#>", "l1_ops": "<+>"}
 
 
@@ -57,6 +61,8 @@ def measure_recall(
     searches = [_Search(session, change, table, column) for column in columns]
     measured: list[tuple[float, float, float]] = []
     for key, *vectors in _sample(session, change, table, sample_rows):
+        if time.monotonic() >= deadline:
+            break
         try:
             truths = [
                 search.run(vector, key, deadline) for search, vector in zip(searches, vectors, strict=True)
@@ -85,18 +91,15 @@ class _Search:
         self._session = session
         plan = change.indexes[0]
         operator = (sql.Identifier(extension_schema(session)), sql.SQL(_OPERATORS[plan.metric]))
-        self._query = sql.SQL(
-            "SELECT {key}, {column} OPERATOR({operator}) %s::{type} AS distance FROM {table}"
-            " WHERE {condition} ORDER BY distance LIMIT {limit}"
-        ).format(
-            key=_key(table),
-            column=sql.Identifier(column),
-            operator=sql.SQL(".").join(operator),
-            type=sql.SQL(column_type(session, change, column)),
-            table=change.table,
-            condition=_condition(change, column),
-            limit=NEAREST + 1,
-        )
+        self._parts = {
+            "key": _key(table),
+            "column": sql.Identifier(column),
+            "operator": sql.SQL(".").join(operator),
+            "type": sql.SQL(column_type(session, change, column)),
+            "table": change.table,
+            "condition": _condition(change, column),
+            "limit": sql.Literal(NEAREST + 1),
+        }
 
     def run(self, vector: str, key: str, deadline: float | None = None) -> list[tuple[str, float]]:
         """The nearest without the row of this key: keys and distances.
@@ -110,7 +113,8 @@ class _Search:
         with self._session.transaction():
             for name, value in settings.items():
                 self._session.execute("SELECT set_config(%s, %s, true)", (name, value))
-            found = self._session.execute(self._query, (vector,)).fetchall()
+            query = sql.SQL(_QUERY).format(**self._parts, vector=sql.Literal(vector))
+            found = self._session.execute(query).fetchall()
         return [(each, distance) for each, distance in found if each != key][:NEAREST]
 
 
@@ -121,11 +125,12 @@ def _sample(
     row = session.execute(
         "SELECT greatest(reltuples, 1) FROM pg_class WHERE oid = %s", (table.oid,)
     ).fetchone()
-    # By pages, of which some may hold none.
-    percent = min(100.0, 100.0 * 100 * sample_rows / (row[0] if row else 1))
+    # By pages, of which some may hold none. Inside, so that only the vectors that are taken become texts.
+    percent = min(100.0, 100.0 * 20 * sample_rows / (row[0] if row else 1))
     query = sql.SQL(
-        "SELECT {key}, {new}::text, {old}::text FROM {table} TABLESAMPLE SYSTEM ({percent})"
-        " WHERE {has_new} AND {has_old} ORDER BY random() LIMIT {limit}"
+        "SELECT {key}, {new}::text, {old}::text FROM ("
+        "SELECT * FROM {table} TABLESAMPLE SYSTEM ({percent})"
+        " WHERE {has_new} AND {has_old} ORDER BY random() LIMIT {limit}) AS sample"
     ).format(
         key=_key(table),
         new=sql.Identifier(change.new_column),
