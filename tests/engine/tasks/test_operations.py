@@ -44,7 +44,7 @@ def test_revision_of_each_kind_runs_when_it_is_filled_in(tasks: Tasks, query: Qu
         words = WORDS | ({"TABLE": "chunks", "COLUMN": "embedding"} if kind == "hnsw" else {})
         for word, name in words.items():
             text = text.replace(word, name)
-        path.write_text(text.replace("by_embedding", "by_embedding"))
+        path.write_text(text.replace("idx_chunks_embedding_hnsw", "by_embedding"))
     sql = tasks.succeed("db.migrate", "--sql").stdout
     assert "CREATE INDEX CONCURRENTLY IF NOT EXISTS idx_documents_total_chunks ON documents" in sql
     up = tasks.succeed("db.migrate", "db.migrate").stderr
