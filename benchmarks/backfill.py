@@ -1,6 +1,6 @@
 """Race a backfill against one UPDATE over all rows and against LIMIT/OFFSET batches.
 
-Works on an embedded server in a temporary folder. Run it: uv run python -m benchmarks.backfill
+Works on an embedded server in a temporary folder. Run it: uv run python benchmarks/backfill.py
 """
 
 from __future__ import annotations
