@@ -35,16 +35,18 @@ def test_revision_of_each_kind_runs_when_it_is_filled_in(tasks: Tasks, query: Qu
     tasks.succeed("db.migrate")
     before = {name for (name,) in query(OBJECTS)}
     query("ALTER TABLE documents ALTER total_chunks DROP NOT NULL")
-    for kind in ("index", "hnsw", "constraint", "backfill", "not-null"):
-        done = tasks.succeed("db.revision", "--kind", kind, "-m", f"the {kind}")
-        assert done.stderr.endswith("\nFill in what stands in capitals, then apply it: invoke db.migrate\n")
-        path = tasks.cli.root / done.stdout.strip()
+    kinds = ("index", "hnsw", "constraint", "backfill", "not-null")
+    arguments = [part for kind in kinds for part in ("db.revision", "--kind", kind, "-m", f"the {kind}")]
+    done = tasks.succeed(*arguments)
+    assert done.stderr.endswith("\nFill in what stands in capitals, then apply it: invoke db.migrate\n")
+    for kind, line in zip(kinds, done.stdout.splitlines(), strict=True):
+        path = tasks.cli.root / line
         text = path.read_text()
         assert text.startswith(f'"""the {kind}\n')
         words = WORDS | ({"TABLE": "chunks", "COLUMN": "embedding"} if kind == "hnsw" else {})
         for word, name in words.items():
             text = text.replace(word, name)
-        path.write_text(text.replace("by_embedding", "by_embedding"))
+        path.write_text(text.replace("idx_chunks_embedding_hnsw", "by_embedding"))
     sql = tasks.succeed("db.migrate", "--sql").stdout
     assert "CREATE INDEX CONCURRENTLY IF NOT EXISTS idx_documents_total_chunks ON documents" in sql
     up = tasks.succeed("db.migrate", "db.migrate").stderr
