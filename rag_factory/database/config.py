@@ -87,6 +87,9 @@ class DatabaseConfig(BaseSettings):
         le=_LONGEST_SECONDS,
         description="How long one statement of a migration may run; 0: for ever.",
     )
+    db_lock_retries: int = Field(
+        10, ge=0, le=1000, description="How often a revision that met a lock is tried again."
+    )
     backup_folder: Path = Field(Path("backups"), description="Where backups go, from the project's root.")
     backups_kept: int = Field(
         10, ge=0, description="How many backups of a database stay when a new one is made; 0: all."

@@ -41,7 +41,9 @@ def connect(
     try:
         # psycopg's annotation knows its own options, not libpq's, which are all texts.
         connection = psycopg.connect(**(given | url.libpq), autocommit=True)  # type: ignore[arg-type]
-        connection.read_only = read_only
+        if read_only:
+            # psycopg's own attribute is for the transactions that it begins; in autocommit it begins none.
+            connection.execute("SET default_transaction_read_only = on")
     except psycopg.Error as error:
         # The server may say it in any language; this one case decides what a task does.
         if url.database not in MAINTENANCE_DATABASES and _is_missing(url, error, given):

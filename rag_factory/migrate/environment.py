@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from importlib.util import find_spec
 from logging.config import fileConfig
 from pathlib import Path
@@ -18,12 +18,15 @@ from alembic.util import CommandError
 from sqlalchemy import Engine, NullPool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
+# Imported for its effect: revisions have the online operations as op.…
 from rag_factory.database.config import DatabaseConfig
 from rag_factory.database.driver import APPLICATION_NAME, NO_ENVIRONMENT, translate
 from rag_factory.database.url import DatabaseUrl, scrub
 from rag_factory.errors import HistoryError, NotReadyError, RagFactoryError
+from rag_factory.migrate.ledger import Ledger
+from rag_factory.migrate.lock import migrator_lock
 from rag_factory.migrate.project import Project
-from rag_factory.migrate.target import reach
+from rag_factory.migrate.target import Target, reach
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +34,8 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy import Connection, MetaData
 
-    from rag_factory.migrate.target import Target
+    from rag_factory.migrate.ledger import Direction
+
 
 # Both wildcards are needed: a list replaces Alembic's own, and without ours functions, triggers and views
 # are compared by nobody, in silence.
@@ -39,6 +43,13 @@ PLUGINS = ("alembic.autogenerate.*", "alembic.ext.checkconstraint_byname", "alem
 _IDENTITY = "SELECT current_database(), pg_postmaster_start_time()"
 # Imported for their effect: each registers its comparators with Alembic.
 _PLUGIN_PACKAGES = ("alembic_pg_autogen", "alembic_postgresql_enum")
+# What changes a database when somebody types it as a plain alembic command.
+_MIGRATING = {"upgrade", "downgrade", "stamp"}
+_WAIT_SECONDS = 60.0
+# A migrator that is killed leaves its statement running; the server looks this often whether it is gone.
+# Servers on Windows can't.
+_NOTICE_DEATH = """CASE WHEN version() !~* 'windows|visual c|msvc|mingw'
+    THEN set_config('client_connection_check_interval', '2s', false) END"""
 
 
 def run_environment(
@@ -52,7 +63,8 @@ def run_environment(
     """Run what Alembic was asked for, online or offline.
 
     The database is the caller's `config.attributes["connection"]`, else its `sqlalchemy.url`, else the one
-    of the settings. Each revision runs in a transaction of its own, with the settings' timeouts.
+    of the settings. Each revision runs in a transaction of its own, with the settings' timeouts. Where a
+    plain alembic command changes a database, the migrator lock is held, and the ledger kept.
     functions, triggers, views: the CREATE statements of all that the models need besides tables; autogenerate
     holds the database against them. options: passed on to `context.configure`, over the defaults here.
     """
@@ -61,7 +73,7 @@ def run_environment(
     if by_hand and config.config_file_name is not None:
         fileConfig(config.config_file_name, disable_existing_loggers=False)
     root = Path(config.config_file_name or config.toml_file_name or "").absolute().parent
-    *schema, table = Project(root).version_table
+    *schema, table = config.attributes.get("version_table") or Project(root).version_table
     configuration: dict[str, Any] = {
         "target_metadata": metadata,
         "transaction_per_migration": True,
@@ -85,7 +97,9 @@ def run_environment(
             context.run_migrations()
         return
     try:
-        with _connection(root) as connection:
+        with _connection(root, migrating=by_hand and _is_migrating(config)) as (connection, ledger):
+            if ledger is not None:
+                configuration["on_version_apply"] = _recorder(ledger, configuration.get("on_version_apply"))
             context.configure(connection=connection, **configuration)
             with context.begin_transaction():
                 context.run_migrations()
@@ -97,9 +111,12 @@ def run_environment(
 
 
 @contextmanager
-def open_connection(url: DatabaseUrl, config: DatabaseConfig) -> Iterator[Connection]:
+def open_connection(
+    url: DatabaseUrl, config: DatabaseConfig, *, work_key: int | None = None
+) -> Iterator[Connection]:
     """Open one connection for migrations: no pool, and the settings' timeouts set on the session.
 
+    work_key: an advisory lock that it shares, by which the migrator's sessions are known.
     They are set on every other session too that is opened meanwhile: an env.py may open its own.
     Raises NotReadyError: the database can't be reached.
     """
@@ -107,7 +124,7 @@ def open_connection(url: DatabaseUrl, config: DatabaseConfig) -> Iterator[Connec
     engine = create_engine(
         "postgresql+psycopg://", poolclass=NullPool, connect_args=NO_ENVIRONMENT | given | url.libpq
     )
-    with _timeouts(config):
+    with _timeouts(config, work_key):
         try:
             connection = engine.connect()
         except DBAPIError as error:
@@ -222,7 +239,7 @@ def require_target(config: Config, scripts: ScriptDirectory, connection: Connect
 
 
 @contextmanager
-def _timeouts(config: DatabaseConfig) -> Iterator[None]:
+def _timeouts(config: DatabaseConfig, work_key: int | None) -> Iterator[None]:
     """Set the settings' timeouts on each connection that SQLAlchemy opens in the body.
 
     The server's own limit on idle sessions is lifted: ours is idle while env.py works on one of its own.
@@ -233,6 +250,9 @@ def _timeouts(config: DatabaseConfig) -> Iterator[None]:
         "idle_session_timeout": 0,
     }
     calls = ", ".join(f"set_config('{name}', '{value}ms', false)" for name, value in timeouts.items())
+    calls += f", {_NOTICE_DEATH}"
+    if work_key is not None:
+        calls += f", pg_advisory_lock_shared({work_key})"
 
     def set_timeouts(connection: Any, _: Any) -> None:
         cursor = connection.cursor()
@@ -248,17 +268,49 @@ def _timeouts(config: DatabaseConfig) -> Iterator[None]:
 
 
 @contextmanager
-def _connection(root: Path) -> Iterator[Connection]:
-    """Take the caller's connection, or open one to the caller's URL or to the settings' database."""
+def _connection(root: Path, *, migrating: bool) -> Iterator[tuple[Connection, Ledger | None]]:
+    """Take the caller's connection, or open one to the caller's URL or to the settings' database.
+
+    migrating: nobody else has taken the migrator lock: hold it, and keep the ledger.
+    """
     given = context.config.attributes.get("connection")
     if given is not None:
-        yield given
+        yield given, None
         return
     settings = DatabaseConfig.load(root)
     text = context.config.get_main_option("sqlalchemy.url")
-    url = DatabaseUrl.parse(text, name="sqlalchemy.url") if text else reach(settings).url
-    with open_connection(url, settings) as connection:
-        yield connection
+    target = Target(DatabaseUrl.parse(text, name="sqlalchemy.url"), settings) if text else reach(settings)
+    with ExitStack() as stack:
+        ledger, work_key = None, None
+        if migrating:
+            project = Project(root)
+            lock = migrator_lock(target, project, wait_seconds=_WAIT_SECONDS, on_wait=_say)
+            session, keys = stack.enter_context(lock)
+            ledger, work_key = Ledger.open(session, project, _say), keys.work
+        yield stack.enter_context(open_connection(target.url, settings, work_key=work_key)), ledger
+
+
+def _is_migrating(config: Config) -> bool:
+    """Whether the alembic command changes the database."""
+    function = (getattr(config.cmd_opts, "cmd", None) or (None,))[0]
+    return getattr(function, "__name__", "") in _MIGRATING
+
+
+def _recorder(ledger: Ledger, others: Any) -> list[Callable[..., None]]:
+    """Let the ledger have each step, besides whoever else listens."""
+
+    def record(step: Any, **_: Any) -> None:
+        direction: Direction = "stamp" if step.is_stamp else "up" if step.is_upgrade else "down"
+        for script in step.up_revisions if step.up_revision_ids else ():
+            ledger.record(script.revision, Path(script.path), direction)
+
+    given = others or ()
+    return [record, *(given if isinstance(given, (list, tuple, set)) else (given,))]
+
+
+def _say(text: str) -> None:
+    """Tell the user of a plain alembic command something."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - it has no other way, and shows no log of ours
 
 
 def _plugins() -> list[str]:

@@ -14,7 +14,7 @@ from psycopg import sql
 
 from rag_factory.database.driver import connect, connect_maintenance, translate
 from rag_factory.database.url import scrub
-from rag_factory.errors import NotReadyError, RagFactoryError, ServerError
+from rag_factory.errors import LockedError, NotReadyError, RagFactoryError, ServerError
 from rag_factory.migrate.bookkeeping import OWN_SCHEMAS
 from rag_factory.migrate.creation import create_database, drop_database
 from rag_factory.migrate.programs import program, program_environment
@@ -71,7 +71,7 @@ def migrated_scratch(
 
     with scratch_name(target) as scratch:
         create_database(scratch, project)
-        Runner(scratch, project, history).upgrade(revision)
+        Runner(scratch, project, history, keep_ledger=False).upgrade(revision)
         yield scratch
 
 
@@ -100,10 +100,15 @@ def schema_copy(target: Target, project: Project) -> Iterator[Target]:
 
 
 def dump_schema(target: Target, server_major: int) -> bytes:
-    """The target's schema as the SQL of pg_dump, without owners, grants and the engine's own tables."""
+    """The target's schema as the SQL of pg_dump, without owners, grants and the engine's own tables.
+
+    Waits for a table that somebody changes no longer than a migration would: who waits in that queue makes
+    others wait. Raises LockedError: that was too short.
+    """
+    wait = f"--lock-wait-timeout={round(target.config.db_lock_timeout_seconds * 1000)}"
     excluded = [f"--exclude-schema={name}" for name in OWN_SCHEMAS]
     options = ["--no-owner", "--no-privileges", "--no-publications", "--no-subscriptions", "--no-tablespaces"]
-    return _run("pg_dump", target, ["--schema-only", *options, *excluded], at_least=server_major)
+    return _run("pg_dump", target, ["--schema-only", wait, *options, *excluded], at_least=server_major)
 
 
 def _load(scratch: Target, schema: bytes) -> None:
@@ -127,6 +132,11 @@ def _run(
     )
     if done.returncode:
         said = scrub(done.stderr.decode(errors="replace").strip())
+        if "LOCK TABLE" in said and ("timeout" in said or "55P03" in said):
+            raise LockedError(
+                f"A table in {target.place} is locked, and its schema can't be read: {said}",
+                fix="See who holds it in pg_stat_activity, then run the task again.",
+            )
         raise RagFactoryError(f"{name} failed on {target.place}: {said}")
     return done.stdout
 

@@ -215,7 +215,7 @@ def apply_pending(work: Workspace, goal: str | None, wait_seconds: float = DEFAU
             say(f"created {effect}")
         state = work.read_state()
     state.check(work.project, work.target.place)
-    work.history.check_known(state.revisions, where=work.target.place)
+    state.check_history(work.history, work.target.place)
     if work.history.pending(state.revisions, goal):
         _say_at(work, work.runner(wait_seconds).upgrade(goal))
     else:

@@ -74,9 +74,9 @@ class Workspace:
         return read_state(self.target, self.project)
 
     def read_known_state(self) -> DatabaseState:
-        """The state of the database now, at a revision that this checkout has.
+        """The state of the database now, at a revision that this checkout has, unedited.
 
-        Raises HistoryError: it hasn't. Raises DatabaseMissingError: there is no database.
+        Raises HistoryError: it isn't. Raises DatabaseMissingError: there is no database.
         """
         if self._database_is_absent:
             # Known without starting a server.
@@ -85,7 +85,7 @@ class Workspace:
                 fix="Begin: invoke db.migrate",
             )
         state = self.read_state()
-        self.history.check_known(state.revisions, where=self.target.place)
+        state.check_history(self.history, self.target.place)
         return state
 
     def confirm(self, effect: str, *, yes: bool, database: str | None) -> None:
@@ -97,18 +97,16 @@ class Workspace:
 
     def runner(self, wait_seconds: float = DEFAULT_WAIT_SECONDS) -> Runner:
         """The runner on the database; it tells the user what it does."""
-        from rag_factory.migrate.runner import Applied, Runner
-        from rag_factory.tasks.output import say
+        from rag_factory.migrate.runner import Runner
+        from rag_factory.tasks.progress import Narrator
 
-        def on_applied(applied: Applied) -> None:
-            arrow = "+" if applied.direction == "up" else "-"
-            say(f"{arrow} {applied.revision.id} {applied.revision.message}  {applied.milliseconds:.0f} ms")
-
+        narrator = Narrator()
         return Runner(
             self.target,
             self.project,
             self.history,
-            on_applied=on_applied,
-            on_wait=say,
+            on_applied=narrator.applied,
+            on_wait=narrator.say,
+            on_running=narrator.running,
             wait_seconds=wait_seconds,
         )

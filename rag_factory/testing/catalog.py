@@ -24,6 +24,11 @@ LOCK_TIMEOUT_SECONDS = 2
 FEW_TRANSACTIONS = 50
 # What `changed` says of more than rows.
 OBJECTS = "tables, constraints, functions or other objects"
+_MUCH_DEAD = """
+    SELECT format('%I.%I', n.nspname, c.relname)
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'r' AND c.oid >= 16384 AND pg_stat_get_dead_tuples(c.oid) > 1000
+"""
 # Each with the columns that can be written: generated ones can't. Materialized views are proved only.
 _RELATIONS = """
     SELECT c.relkind::text, format('%I.%I', n.nspname, c.relname),
@@ -175,6 +180,12 @@ def prepare_restore(connection: psycopg.Connection[Any]) -> None:
 def settle(connection: psycopg.Connection[Any], proved: int) -> str:
     """Set the sequences back, and say what has changed since the proved transaction; empty for nothing."""
     return str(_one(connection, f"SELECT {SCHEMA}.settle({proved})"))
+
+
+def vacuum(connection: psycopg.Connection[Any]) -> None:
+    """Clear away what rollbacks have left, where it is much: searches of an HNSW index meet it."""
+    for (table,) in _all(connection, _MUCH_DEAD):
+        connection.execute(f"VACUUM {table}".encode())
 
 
 def has_deferrable_constraints(connection: psycopg.Connection[Any]) -> bool:

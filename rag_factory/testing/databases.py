@@ -107,6 +107,7 @@ class WorkerDatabase:
         try:
             with connect(self.url) as connection:
                 changed = catalog.settle(connection, self.proved)
+                catalog.vacuum(connection)
             if not changed:
                 _note_states(self.server, [self])
         except (RagFactoryError, psycopg.Error):

@@ -15,7 +15,7 @@ from rag_factory.migrate.backup.folder import reading
 from rag_factory.migrate.backup.rows import compare_rows, count_rows, snapshot
 from rag_factory.migrate.bookkeeping import OWN_SCHEMAS
 from rag_factory.migrate.properties import create_empty
-from rag_factory.migrate.runner import Applied, Runner
+from rag_factory.migrate.runner import Runner
 from rag_factory.migrate.schema import read_schema
 from rag_factory.migrate.scratch import scratch_name
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rag_factory.migrate.backup.manifest import Backup
     from rag_factory.migrate.history import History, Revision
     from rag_factory.migrate.project import Project
+    from rag_factory.migrate.steps import Applied
     from rag_factory.migrate.target import Target
 
 
@@ -103,7 +104,7 @@ def rehearse(
                     times[applied.revision.id] = applied.milliseconds
                     on_applied(applied)
 
-                return Runner(scratch, project, history, on_applied=note)
+                return Runner(scratch, project, history, on_applied=note, keep_ledger=False)
 
             restored = _look(scratch)
             runner(passes[0]).upgrade(history.head)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from rag_factory.migrate.lock import KEY
+from rag_factory.migrate.lock import read_keys
+from rag_factory.migrate.project import Project
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -222,7 +223,7 @@ def test_second_migrator_waits_and_finds_nothing_to_do(
 ) -> None:
     tasks.succeed("db.migrate", "--to", "001")
     with psycopg.connect(database_url.plain, autocommit=True, application_name="somebody") as other:
-        other.execute("SELECT pg_advisory_lock(%s)", (KEY,))
+        other.execute("SELECT pg_advisory_lock(%s)", (read_keys(other, Project(cli.root)).lock,))
         said = tasks.fail(8, "db.migrate", "--wait", "0.1", says="Another migrator works on .* somebody, for")
         assert "Nothing was changed" in said
         with _started(cli, "db.migrate") as process:
@@ -284,7 +285,7 @@ def test_rollback_confirmed_for_another_state_is_refused(
     write_revision("003")
     tasks.succeed("db.migrate", "--to", "002")
     with psycopg.connect(database_url.plain, autocommit=True) as other:
-        other.execute("SELECT pg_advisory_lock(%s)", (KEY,))
+        other.execute("SELECT pg_advisory_lock(%s)", (read_keys(other, Project(cli.root)).lock,))
         with _started(cli, "db.rollback", "--yes") as process:
             assert process.stderr is not None
             process.stderr.readline()

@@ -119,6 +119,22 @@ def test_a_sequence_that_was_advanced_is_reset(checkout: Checkout) -> None:
     assert "1 kept" in again.header
 
 
+def test_what_many_rollbacks_left_is_cleared_away(checkout: Checkout) -> None:
+    checkout.write_revision(SCHEMA)
+    checkout.write_test("""
+        def test_many_rows(db_connection):
+            rows = "INSERT INTO item (name) SELECT 'x' FROM generate_series(1, 2000)"
+            db_connection.execute(text(rows))
+    """)
+    checkout.pytest().assert_passed(1)
+    # The session that wrote them tells the statistics when it ends, perhaps too late for the run's own look.
+    checkout.pytest().assert_passed(1)
+    with checkout.connect(checkout.worker()) as database:
+        pages = database.execute("SELECT pg_relation_size('item') / 8192").fetchone()
+    assert pages is not None
+    assert pages[0] < 15, "the rows of one run take 9 pages"
+
+
 def test_checkouts_and_runs_at_once_never_meet(
     make_checkout: Callable[..., Checkout], checkout: Checkout
 ) -> None:

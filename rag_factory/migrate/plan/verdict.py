@@ -1,0 +1,93 @@
+"""What a lock means to the application, and how bad a statement is in one word."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["online", "short lock", "blocks writes", "blocks everything", "rewrites"]
+LEVELS: tuple[Level, ...] = ("online", "short lock", "blocks writes", "blocks everything", "rewrites")
+# A lock held no longer than this is short: what waits behind it is late, and nobody calls it an outage. On an
+# empty or a tiny table, up to some hundred thousand narrow rows, everything is that short.
+SHORT_SECONDS = 1.0
+# pg_locks' name of a mode, as SQL writes it; and what waits for it, beside other changes of the schema.
+MODES = {
+    "AccessShareLock": "ACCESS SHARE",
+    "RowShareLock": "ROW SHARE",
+    "RowExclusiveLock": "ROW EXCLUSIVE",
+    "ShareUpdateExclusiveLock": "SHARE UPDATE EXCLUSIVE",
+    "ShareLock": "SHARE",
+    "ShareRowExclusiveLock": "SHARE ROW EXCLUSIVE",
+    "ExclusiveLock": "EXCLUSIVE",
+    "AccessExclusiveLock": "ACCESS EXCLUSIVE",
+}
+STRENGTH = {mode: number for number, mode in enumerate(MODES)}
+_MINUTE = 60
+_HOUR = 60 * _MINUTE
+_DAY = 24 * _HOUR
+
+
+def blocked_by(mode: str) -> Literal["nobody", "writes", "everything"]:
+    """What of an application waits while a table is locked in this mode."""
+    if mode == "AccessExclusiveLock":
+        return "everything"
+    return "writes" if mode in {"ShareLock", "ShareRowExclusiveLock", "ExclusiveLock"} else "nobody"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How bad it is. seconds: how long what is said lasts. size_bytes: what is rewritten."""
+
+    level: Level
+    seconds: float = 0.0
+    size_bytes: int = 0
+
+    @property
+    def badness(self) -> tuple[int, float]:
+        """To compare two by: the level first, then the time."""
+        return LEVELS.index(self.level), self.seconds
+
+    def __str__(self) -> str:
+        text: str = f"rewrites {size_text(self.size_bytes)}" if self.level == "rewrites" else self.level
+        return f"{text}, {time_text(self.seconds)}" if self.seconds >= SHORT_SECONDS else text
+
+
+def judge(
+    modes: list[str], own_seconds: float, held_seconds: float, rewritten_bytes: int, rows_seconds: float
+) -> Verdict:
+    """Judge one statement.
+
+    modes: of its locks on relations the live database has. own_seconds: how long it runs itself.
+    held_seconds: from its begin to the end of its transaction. rewritten_bytes: what it makes anew.
+    rows_seconds: how long it holds rows that it writes.
+    """
+    effects = {blocked_by(mode) for mode in modes}
+    if held_seconds < SHORT_SECONDS and effects & {"writes", "everything"}:
+        return Verdict("short lock", held_seconds)
+    if "everything" in effects:
+        if rewritten_bytes:
+            return Verdict("rewrites", held_seconds, rewritten_bytes)
+        return Verdict("blocks everything", held_seconds)
+    if "writes" in effects:
+        return Verdict("blocks writes", held_seconds)
+    if rows_seconds >= SHORT_SECONDS:
+        return Verdict("blocks writes", held_seconds)
+    return Verdict("online", own_seconds)
+
+
+def time_text(seconds: float) -> str:
+    """A time as an estimate is told."""
+    for unit, name in ((_DAY, "day"), (_HOUR, "hour"), (_MINUTE, "minute")):
+        if seconds >= 1.5 * unit:
+            return f"about {seconds / unit:.0f} {name}s"
+    if seconds < 1:
+        return "under a second"
+    number = f"{seconds:.0f}"
+    return f"about {number} second{'' if number == '1' else 's'}"
+
+
+def size_text(size_bytes: int) -> str:
+    """A size as an estimate is told, never as nothing."""
+    if size_bytes >= 10**9:
+        return f"{size_bytes / 10**9:.1f} GB"
+    return f"{max(size_bytes / 10**6, 0.1):.1f} MB"
