@@ -124,7 +124,7 @@ def restore(
     found = _find(work, backup)
     if into is not None:
         target = replace(target, url=target.url.with_database(_checked_name(into)))
-    plan = prepare(found, target, no_owner=no_owner)
+    plan = prepare(found, target, work.project, no_owner=no_owner)
     if plan.needs_confirmation:
         confirm(target, _effect(plan), yes=yes, database=database, ask=asker())
     say(f"restoring {found.name} into {target.place}")

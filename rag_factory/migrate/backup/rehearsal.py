@@ -104,7 +104,7 @@ def rehearse(
                     times[applied.revision.id] = applied.milliseconds
                     on_applied(applied)
 
-                return Runner(scratch, project, history, on_applied=note)
+                return Runner(scratch, project, history, on_applied=note, keep_ledger=False)
 
             restored = _look(scratch)
             runner(passes[0]).upgrade(history.head)

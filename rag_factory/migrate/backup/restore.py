@@ -28,7 +28,6 @@ from rag_factory.migrate.backup.folder import reading
 from rag_factory.migrate.backup.swap import swap
 from rag_factory.migrate.creation import drop_database
 from rag_factory.migrate.lock import migrator_lock
-from rag_factory.migrate.project import Project
 from rag_factory.migrate.properties import create_empty, give_properties, read_properties
 from rag_factory.migrate.scratch import scratch_name
 from rag_factory.migrate.target import NAME_LIMIT_BYTES
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rag_factory.migrate.backup.manifest import Backup
+    from rag_factory.migrate.project import Project
     from rag_factory.migrate.target import Target
 
 _RIGHTS = """
@@ -95,6 +95,7 @@ class Restoration:
 
     backup: Backup
     target: Target
+    project: Project
     no_owner: bool
     content: Content | None
     sessions: int
@@ -126,9 +127,7 @@ class Restoration:
                 with scratch_name(target) as scratch:
                     # Nobody migrates meanwhile what is about to be replaced.
                     locked = (
-                        migrator_lock(
-                            target, Project(target.config.root), wait_seconds=wait_seconds, on_wait=on_wait
-                        )
+                        migrator_lock(target, self.project, wait_seconds=wait_seconds, on_wait=on_wait)
                         if self.content is not None
                         else nullcontext()
                     )
@@ -158,7 +157,7 @@ class Restoration:
             return give_properties(server, scratch.url.database, like, self.backup.manifest.settings)
 
 
-def prepare(backup: Backup, target: Target, *, no_owner: bool) -> Restoration:
+def prepare(backup: Backup, target: Target, project: Project, *, no_owner: bool) -> Restoration:
     """Look whether a backup can be restored into the target, and at what is there now. Changes nothing.
 
     Raises RagFactoryError: a file of the backup is missing or cut off. Raises RefusedError: the target is a
@@ -175,7 +174,7 @@ def prepare(backup: Backup, target: Target, *, no_owner: bool) -> Restoration:
             sessions = _row(server, _SESSIONS, name)[0]
         except psycopg.Error as error:
             raise translate(error, target.url) from error
-    return Restoration(backup, target, no_owner, read_content(target) if there else None, sessions)
+    return Restoration(backup, target, project, no_owner, read_content(target) if there else None, sessions)
 
 
 def read_content(target: Target) -> Content:

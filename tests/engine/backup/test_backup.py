@@ -59,7 +59,7 @@ CREATE TRIGGER nothing BEFORE UPDATE ON items FOR EACH ROW EXECUTE FUNCTION noth
 ALTER TABLE items ENABLE ROW LEVEL SECURITY;
 CREATE POLICY only_good ON items USING (mood = 'good');
 CREATE SCHEMA rag_factory;
-CREATE TABLE rag_factory.ledger (id int);
+CREATE TABLE rag_factory.notes (id int);
 SELECT lo_from_bytea(0, 'a large object');
 """
 
@@ -81,10 +81,10 @@ def test_all_comes_back(
             "public.heir": 2,
             "public.items": 500,
             "public.parent": 1,
-            "rag_factory.ledger": 0,
+            "rag_factory.notes": 0,
         }
         copy = make_target(target.url.with_database(f"{name}_copy{jobs}"))
-        done = prepare(made, copy, no_owner=False).run(jobs=2, wait_seconds=0)
+        done = prepare(made, copy, Project(project), no_owner=False).run(jobs=2, wait_seconds=0)
         assert (done.kept_as, done.refused) == (None, ())
         assert _look(copy.url) == before
         with psycopg.connect(copy.url.plain) as connection:
@@ -156,9 +156,12 @@ def test_rows_are_of_one_moment_while_others_write(
     assert len(counts) == 1, counts
     assert 0 < counts.pop() < rounds * 100, "nobody wrote after the backup had begun"
     # Loading it proves the count of each table.
-    prepare(made, make_target(target.url.with_database(f"{target.url.database}_copy")), no_owner=False).run(
-        jobs=1, wait_seconds=0
-    )
+    prepare(
+        made,
+        make_target(target.url.with_database(f"{target.url.database}_copy")),
+        Project(project),
+        no_owner=False,
+    ).run(jobs=1, wait_seconds=0)
 
 
 def test_progress_grows_to_the_end(
@@ -176,7 +179,7 @@ def test_progress_grows_to_the_end(
     assert [part for part in told if 0 < part < 1], told
     told.clear()
     copy = make_target(target.url.with_database(f"{target.url.database}_copy"))
-    prepare(made, copy, no_owner=False).run(jobs=1, wait_seconds=0, on_progress=told.append)
+    prepare(made, copy, Project(project), no_owner=False).run(jobs=1, wait_seconds=0, on_progress=told.append)
     assert told == sorted(told)
     assert told[-1] == 1
     assert len(set(told)) > 2
@@ -370,7 +373,7 @@ def test_damage_is_found(target: Target, project: Path, query: Query) -> None:
         shutil.copytree(good.path, copy)
         damage(replace(good, path=copy))
         with pytest.raises(RagFactoryError, match=says) as caught:
-            prepare(open_backup(copy), target, no_owner=False).run(jobs=1, wait_seconds=0)
+            prepare(open_backup(copy), target, Project(project), no_owner=False).run(jobs=1, wait_seconds=0)
         assert caught.value.exit_code == 1
         assert good.name in str(caught.value)
     assert query("SELECT count(*) FROM kept") == [(1,)]

@@ -131,6 +131,6 @@ def test_killed_restores_leave_the_target_whole(
         # Copying doesn't end with the process at once; the server ends the sessions of a database it drops.
         _wait(lambda: not server.execute(f"{OURS} AND datname = 'postgres'".encode()).fetchall())
     assert query(WHOLE) in (new, old)
-    prepare(made, target, no_owner=False).run(jobs=1, wait_seconds=10)
+    prepare(made, target, Project(project), no_owner=False).run(jobs=1, wait_seconds=10)
     assert query(WHOLE) == old
     assert server.execute(f"SELECT {SCRATCH}".encode()).fetchall() == []

@@ -46,7 +46,7 @@ def backup(target: Target, project: Path, query: Query) -> Backup:
 
 @pytest.mark.usefixtures("owner")
 def test_the_target_keeps_what_is_its_own(
-    target: Target, backup: Backup, query: Query, server: Session
+    target: Target, project: Path, backup: Backup, query: Query, server: Session
 ) -> None:
     name = target.url.database
     for statement in (
@@ -62,7 +62,7 @@ def test_the_target_keeps_what_is_its_own(
     ):
         server.execute(statement.encode())
     before = _properties(server, name)
-    plan = prepare(backup, target, no_owner=False)
+    plan = prepare(backup, target, Project(project), no_owner=False)
     assert plan.needs_confirmation
     done = plan.run(jobs=1, wait_seconds=0)
     assert done.refused == ()
@@ -76,32 +76,32 @@ def test_the_target_keeps_what_is_its_own(
 
 
 def test_an_empty_database_is_not_kept(
-    target: Target, backup: Backup, server: Session, make_target: MakeTarget
+    target: Target, project: Path, backup: Backup, server: Session, make_target: MakeTarget
 ) -> None:
     empty = make_target(target.url.with_database(f"{target.url.database}_empty"))
     server.execute(f'CREATE DATABASE "{empty.url.database}"'.encode())
-    plan = prepare(backup, empty, no_owner=False)
+    plan = prepare(backup, empty, Project(project), no_owner=False)
     assert not plan.needs_confirmation
     with psycopg.connect(empty.url.plain):
         # Nothing would be lost, but somebody would be sent away.
-        assert prepare(backup, empty, no_owner=False).needs_confirmation
+        assert prepare(backup, empty, Project(project), no_owner=False).needs_confirmation
     assert plan.run(jobs=1, wait_seconds=0).kept_as is None
     before = "SELECT datname FROM pg_database WHERE starts_with(datname, %s) AND datname LIKE '%%_before_%%'"
     assert server.execute(before, (target.url.database,)).fetchall() == []
 
 
 def test_a_long_name_is_cut_at_a_character(
-    target: Target, backup: Backup, server: Session, make_target: MakeTarget
+    target: Target, project: Path, backup: Backup, server: Session, make_target: MakeTarget
 ) -> None:
     long = make_target(target.url.with_database((target.url.database + "ä" * 30)[:50]))
     for _ in range(2):
-        kept_as = prepare(backup, long, no_owner=False).run(jobs=1, wait_seconds=0).kept_as
+        kept_as = prepare(backup, long, Project(project), no_owner=False).run(jobs=1, wait_seconds=0).kept_as
     assert kept_as is not None
     assert len(kept_as.encode()) in {62, 63}
     assert server.execute("SELECT FROM pg_database WHERE datname = %s", (kept_as,)).fetchall() == [()]
 
 
-def test_sessions_that_come_back_at_once_are_sent_away(target: Target, backup: Backup) -> None:
+def test_sessions_that_come_back_at_once_are_sent_away(target: Target, project: Path, backup: Backup) -> None:
     stop, ready = Event(), Event()
 
     def use() -> list[str]:
@@ -123,7 +123,7 @@ def test_sessions_that_come_back_at_once_are_sent_away(target: Target, backup: B
         using = [pool.submit(use) for _ in range(3)]
         try:
             assert ready.wait(30)
-            plan = prepare(backup, target, no_owner=False)
+            plan = prepare(backup, target, Project(project), no_owner=False)
             assert plan.sessions > 0
             plan.run(jobs=1, wait_seconds=0)
             ready.clear()
@@ -146,12 +146,12 @@ def test_a_session_that_can_not_be_ended_stops_the_restore(
     with psycopg.connect(target.url.plain) as superuser:
         superuser.execute("SELECT 1")
         with pytest.raises(NotReadyError, match=r"is in use by app, which owner_of_tests can't end.*Nothing"):
-            prepare(made, theirs, no_owner=False).run(jobs=2, wait_seconds=0)
+            prepare(made, theirs, Project(project), no_owner=False).run(jobs=2, wait_seconds=0)
         superuser.execute("INSERT INTO kept VALUES ('new')")
         superuser.commit()
     assert server.execute(SCRATCH).fetchall() == []
     # Restored without a superuser, once the session has ended.
-    done = prepare(made, theirs, no_owner=False).run(jobs=2, wait_seconds=0)
+    done = prepare(made, theirs, Project(project), no_owner=False).run(jobs=2, wait_seconds=0)
     with psycopg.connect(target.url.with_database(done.kept_as or "").plain) as former:
         assert former.execute("SELECT count(*) FROM kept").fetchone() == (1,)
     with psycopg.connect(theirs.url.plain) as connection:
@@ -166,7 +166,9 @@ def test_a_setting_that_only_a_superuser_gives_is_told(
     server.execute(f"ALTER DATABASE \"{name}\" SET log_statement = 'all'".encode())
     server.execute(f"ALTER DATABASE \"{name}\" SET work_mem = '7MB'".encode())
     theirs = make_target(replace(owner, database=name))
-    done = prepare(back_up(theirs, Project(project)), theirs, no_owner=False).run(jobs=1, wait_seconds=0)
+    done = prepare(back_up(theirs, Project(project)), theirs, Project(project), no_owner=False).run(
+        jobs=1, wait_seconds=0
+    )
     assert done.refused == ('log_statement: permission denied to set parameter "log_statement"',)
     with psycopg.connect(theirs.url.plain) as connection:
         assert connection.execute("SHOW work_mem").fetchone() == ("7MB",)
@@ -187,15 +189,15 @@ def test_rights_and_roles_are_looked_at_before_anything(
     with pytest.raises(
         NotReadyError, match=r"needs roles that .* lacks: passing_by\. Create them.*--no-owner"
     ):
-        prepare(made, target, no_owner=False)
+        prepare(made, target, Project(project), no_owner=False)
     server.execute("ALTER ROLE owner_of_tests NOCREATEDB")
     theirs = make_target(replace(owner, database=target.url.database))
     with pytest.raises(ProblemsError) as caught:
-        prepare(made, theirs, no_owner=True)
+        prepare(made, theirs, Project(project), no_owner=True)
     assert "owner_of_tests may not create databases" in str(caught.value)
     assert "does not own" in str(caught.value)
     copy = make_target(target.url.with_database(f"{target.url.database}_copy"))
-    prepare(made, copy, no_owner=True).run(jobs=1, wait_seconds=0)
+    prepare(made, copy, Project(project), no_owner=True).run(jobs=1, wait_seconds=0)
     with psycopg.connect(copy.url.plain) as connection:
         found = connection.execute("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'")
         assert found.fetchall() == [("app",)]
@@ -208,12 +210,12 @@ def test_owners_that_can_not_be_given_are_told_with_the_way_out(
     made = back_up(target, Project(project))
     theirs = make_target(replace(owner, database=f"{target.url.database}_theirs"))
     with pytest.raises(RagFactoryError, match=r"pg_restore failed: .*\"app\".*--no-owner$"):
-        prepare(made, theirs, no_owner=False).run(jobs=1, wait_seconds=0)
+        prepare(made, theirs, Project(project), no_owner=False).run(jobs=1, wait_seconds=0)
     names = (
         "SELECT datname FROM pg_database WHERE datname = %s OR starts_with(datname, 'rag_factory_scratch')"
     )
     assert server.execute(names, (theirs.url.database,)).fetchall() == []
-    prepare(made, theirs, no_owner=True).run(jobs=1, wait_seconds=0)
+    prepare(made, theirs, Project(project), no_owner=True).run(jobs=1, wait_seconds=0)
 
 
 def test_an_extension_that_may_not_be_created_is_told(
@@ -223,43 +225,45 @@ def test_an_extension_that_may_not_be_created_is_told(
     made = back_up(target, Project(project))
     theirs = make_target(replace(owner, database=f"{target.url.database}_theirs"))
     with pytest.raises(RagFactoryError, match=r"CREATE EXTENSION.*Let a role restore it that may create"):
-        prepare(made, theirs, no_owner=True).run(jobs=1, wait_seconds=0)
+        prepare(made, theirs, Project(project), no_owner=True).run(jobs=1, wait_seconds=0)
     unknown = replace(made, manifest=replace(made.manifest, extensions={"vector": "1", "nope": "2"}))
     with pytest.raises(NotReadyError, match=r"needs extensions that .* lacks: nope\. Install"):
-        prepare(unknown, theirs, no_owner=True)
+        prepare(unknown, theirs, Project(project), no_owner=True)
 
 
-def test_a_newer_backup_is_refused(target: Target, backup: Backup) -> None:
+def test_a_newer_backup_is_refused(target: Target, project: Path, backup: Backup) -> None:
     newer = replace(backup, manifest=replace(backup.manifest, server_version="99.1"))
     with pytest.raises(NotReadyError, match=r"is of PostgreSQL 99\.1, newer than the server .*, 18\.6\."):
-        prepare(newer, target, no_owner=False)
+        prepare(newer, target, Project(project), no_owner=False)
 
 
 def test_databases_of_the_server_are_never_replaced(
-    target: Target, backup: Backup, make_target: MakeTarget
+    target: Target, project: Path, backup: Backup, make_target: MakeTarget
 ) -> None:
     with pytest.raises(RefusedError, match="postgres is a database that the server itself needs"):
-        prepare(backup, make_target(target.url.with_database("postgres")), no_owner=False)
+        prepare(backup, make_target(target.url.with_database("postgres")), Project(project), no_owner=False)
 
 
 def test_rows_that_are_missing_leave_the_target_alone(
-    target: Target, backup: Backup, query: Query, server: Session
+    target: Target, project: Path, backup: Backup, query: Query, server: Session
 ) -> None:
     wrong = replace(backup, manifest=replace(backup.manifest, rows={"public.kept": 2, "public.gone": 0}))
     with pytest.raises(
         RagFactoryError, match=r"public\.gone has no such table instead of 0; public\.kept has 1"
     ):
-        prepare(wrong, target, no_owner=False).run(jobs=1, wait_seconds=0)
+        prepare(wrong, target, Project(project), no_owner=False).run(jobs=1, wait_seconds=0)
     assert query("SELECT text FROM kept") == [("new",)]
     assert server.execute(SCRATCH).fetchall() == []
 
 
-def test_a_migrator_at_work_is_not_pulled_from_under(target: Target, backup: Backup, query: Query) -> None:
+def test_a_migrator_at_work_is_not_pulled_from_under(
+    target: Target, project: Path, backup: Backup, query: Query
+) -> None:
     with (
-        migrator_lock(target, Project(target.config.root), wait_seconds=0),
+        migrator_lock(target, Project(project), wait_seconds=0),
         pytest.raises(LockedError, match="Another migrator works on"),
     ):
-        prepare(backup, target, no_owner=False).run(jobs=1, wait_seconds=0)
+        prepare(backup, target, Project(project), no_owner=False).run(jobs=1, wait_seconds=0)
     assert query("SELECT text FROM kept") == [("new",)]
 
 
@@ -297,7 +301,10 @@ def test_programs_may_be_newer_than_the_server(
             connection.execute("CREATE TABLE kept AS SELECT generate_series(1, 9)")
         made = back_up(old, Project(project))
         assert (made.manifest.server_version[:3], made.manifest.pg_dump_version) == ("15.", "18.6")
-        assert prepare(made, old, no_owner=False).run(jobs=2, wait_seconds=0).kept_as is not None
+        assert (
+            prepare(made, old, Project(project), no_owner=False).run(jobs=2, wait_seconds=0).kept_as
+            is not None
+        )
         with psycopg.connect(old.url.plain) as connection:
             assert connection.execute("SELECT count(*) FROM kept").fetchone() == (9,)
         # An error that isn't that one still counts.
