@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import psycopg
@@ -104,6 +104,12 @@ class Entry:
     database_user: str
     git_commit: str | None
     checksum: str | None
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """For a machine; times as ISO 8601."""
+        finished = self.finished.isoformat() if self.finished else None
+        return asdict(self) | {"started": self.started.isoformat(), "finished": finished}
 
 
 @dataclass(frozen=True)

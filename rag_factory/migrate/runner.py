@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from rag_factory.migrate.target import Target
     from rag_factory.migrate.watch import Blocker
 
+__all__ = ["DEFAULT_WAIT_SECONDS", "Applied", "Direction", "Runner", "migration_sql"]
+
 # How long a migrator waits for another one, unless it is told otherwise.
 DEFAULT_WAIT_SECONDS = 60.0
 

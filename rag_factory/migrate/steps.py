@@ -115,7 +115,7 @@ class Steps:
             self._row = self.ledger.begin(revision.id, revision.path, self.direction)
         self._told, self.blockers = set(), ()
         module = self.scripts.get_revision(revision.id).module
-        self._watch.expect(_set_timeouts(context.connection, module, self.target, revision))
+        self._watch.expect(set_timeouts(context.connection, module, self.target, revision))
         self._commits.begin(repeatable=getattr(module, "repeatable", False) is True)
         self._started, self._current = time.monotonic(), revision
 
@@ -162,7 +162,7 @@ def alembic_step(scripts: ScriptDirectory, revision: Revision, direction: Direct
     return make(scripts.revision_map, script)
 
 
-def _set_timeouts(connection: Any, module: Any, target: Target, revision: Revision) -> float:
+def set_timeouts(connection: Any, module: Any, target: Target, revision: Revision) -> float:
     """Set the timeouts for one revision: its own lines, else the settings'. Returns the lock's, in seconds.
 
     They are set anew for each, whatever the one before has left.

@@ -14,7 +14,7 @@ sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
 
 from invoke.collection import Collection  # noqa: E402
 
-from rag_factory.tasks import db, env, migration, test, usage  # noqa: E402
+from rag_factory.tasks import db, env, migration, safety, test, usage  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,7 @@ def build_namespace(root: Path, *, db_tasks: Sequence[Task[Any]] = ()) -> Collec
     """
     usage.take_over()
     namespace = Collection()
-    namespace.add_collection(Collection("db", *db.TASKS, *migration.TASKS, *db_tasks))
+    namespace.add_collection(Collection("db", *db.TASKS, *migration.TASKS, *safety.TASKS, *db_tasks))
     namespace.add_collection(Collection("env", *env.TASKS))
     namespace.add_collection(Collection("test", *test.TASKS))
     # Each task runs as often as it is named: `invoke db.migrate db.rollback db.migrate` is a round trip.

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from rag_factory.errors import DatabaseMissingError
-from rag_factory.tasks.texts import DEFAULT_WAIT_SECONDS
+from rag_factory.tasks.texts import DEFAULT_WAIT_SECONDS, seconds, whole_number
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,6 +87,23 @@ class Workspace:
         state = self.read_state()
         state.check_history(self.history, self.target.place)
         return state
+
+    def set_limits(
+        self, lock_timeout: str | None, statement_timeout: str | None, retries: str | None
+    ) -> None:
+        """Let options take the place of the settings, before the target is asked for.
+
+        Raises UsageError: one is no number, or too small.
+        """
+        given: dict[str, float] = {}
+        if lock_timeout is not None:
+            given["db_lock_timeout_seconds"] = seconds(lock_timeout, "--lock-timeout", at_least=0.001)
+        if statement_timeout is not None:
+            given["db_statement_timeout_seconds"] = seconds(statement_timeout, "--statement-timeout")
+        if retries is not None:
+            given["db_lock_retries"] = whole_number(retries, "--retries", at_least=0)
+        if given:
+            self.config = self.config.model_copy(update=given)
 
     def confirm(self, effect: str, *, yes: bool, database: str | None) -> None:
         """Let a destructive task through, or refuse it."""
