@@ -14,6 +14,8 @@ Before this runs where people are waiting:
 - An index on a table with data: CONCURRENTLY in `with op.get_context().autocommit_block():`, alone in its
   revision, after DROP INDEX CONCURRENTLY IF EXISTS for what a failed try left. Lift the lock timeout meanwhile:
   it waits for older transactions, and holds up nobody. Revision 002 shows it.
+- A lock timeout or statement timeout of its own: lines like lock_timeout = "3s" below. repeatable = True there
+  says that each step can be run again after a part was committed; then a lock is tried for again.
 - Rename or drop only what no running version of the application reads any more.
 - The type of a column, also the dimensions of a vector: a new column, filled in batches, then the switch.
 - Import no models here: they move on, this revision does not.

@@ -205,10 +205,18 @@ def _nothing_is_kept() -> Iterator[None]:
     def on_commit(_: Any) -> None:
         raise NeedsCommitError("env.py or a revision commits")
 
-    event.listen(Engine, "before_cursor_execute", before_statement)
-    event.listen(Engine, "commit", on_commit)
+    def on_connect(_: Any) -> None:
+        raise NeedsCommitError("env.py or a revision takes a connection of its own, which would wait for us")
+
+    listeners = (
+        ("before_cursor_execute", before_statement),
+        ("commit", on_commit),
+        ("engine_connect", on_connect),
+    )
+    for name, listener in listeners:
+        event.listen(Engine, name, listener)
     try:
         yield
     finally:
-        event.remove(Engine, "before_cursor_execute", before_statement)
-        event.remove(Engine, "commit", on_commit)
+        for name, listener in listeners:
+            event.remove(Engine, name, listener)

@@ -80,6 +80,7 @@ def migrator_lock(
 
     The lock is tried again and again on a session of its own: a session that waited for it in the server
     would itself be waited for by the holder's CREATE INDEX CONCURRENTLY, and neither would go on.
+    An error of the driver's in the body becomes one of ours.
     Raises LockedError: it was not free within `wait_seconds`. Raises NotReadyError: a pooler stands before
     the server that hands statements of one session to several.
     """
@@ -91,10 +92,10 @@ def migrator_lock(
             keys, server_pid = _read_keys(session, project)
             refuse_pooler(session, server_pid, target)
             _obtain(session, keys, target, wait_seconds, on_wait)
+            # Closing the session frees the lock, also when this process is killed.
+            yield session, keys
         except psycopg.Error as error:
             raise translate(error, target.url) from error
-        # Closing the session frees the lock, also when this process is killed.
-        yield session, keys
 
 
 def read_keys(session: psycopg.Connection[Any], project: Project) -> LockKeys:

@@ -39,11 +39,12 @@ _PLACES = """
                       AND part.objid = c.oid AND part.deptype = 'e')
 """
 _SIZE = """
-    SELECT sum(pg_relation_size(relid))::int8,
+    SELECT sum(pg_relation_size(oid))::int8,
            sum(greatest(reltuples, 0))::int8 AS rows,
            (SELECT null_frac FROM pg_stats WHERE schemaname = %(schema)s AND tablename = %(table)s
             AND attname = %(column)s ORDER BY inherited DESC LIMIT 1)
-    FROM pg_partition_tree(%(name)s::regclass) JOIN pg_class ON oid = relid
+    FROM pg_class
+    WHERE oid = %(name)s::regclass OR oid IN (SELECT relid FROM pg_partition_tree(%(name)s::regclass))
 """
 _DELETES = re.compile(
     r"(?:^|;)\s*(?:WITH\b[^;]*?\bDELETE\s+FROM|DELETE\s+FROM|TRUNCATE(?:\s+TABLE)?)\s+(?:ONLY\s+)?([\w.\"]+)",

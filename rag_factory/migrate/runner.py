@@ -236,11 +236,10 @@ class Runner:
             told.append(f"Tried {tries + 1} times.")
         told.append(f"Held by: {_names(steps.blockers)}. {self._where_now()}")
         problem.what = " ".join(told)
-        problem.fix = "Run the task again when that transaction is over, or end it: " + (
-            f"SELECT pg_terminate_backend({steps.blockers[0].pid})"
-            if steps.blockers and steps.blockers[0].pid
-            else "see pg_stat_activity and pg_prepared_xacts"
-        )
+        end = "see pg_stat_activity and pg_prepared_xacts"
+        if steps.blockers and steps.blockers[0].pid:
+            end = f"SELECT pg_terminate_backend({steps.blockers[0].pid})"
+        problem.fix = f"Wait until that transaction is over, or end it ({end}), then run the task again."
         raise problem
 
     def _where_now(self) -> str:

@@ -81,9 +81,9 @@ def tell_losses(work: Workspace, undone: Sequence[Revision], *, allowed: bool) -
             say(f"what would be lost can't be told: {problem.what}")
             return []
         problem.what = (
-            f"{problem.what} That was on a scratch database, to see what would be lost; nothing of "
+            f"{problem.what} That was on a scratch database, to see what would be lost: "
+            f"{work.target.place} is as it was."
         )
-        problem.what += f"{work.target.place} was changed."
         raise
     for loss in losses:
         say(f"would be lost: {loss}")

@@ -84,7 +84,8 @@ class PoolingProxy:
                 server = server or self._take_one()
                 server.sendall(message)
                 if kind in {b"Q", b"S"} and self._answer(client, server) and not self._session_mode:
-                    server = self._give_back(server)
+                    self._give_back(server)
+                    server = None
         except OSError:
             return  # the client has gone
         finally:

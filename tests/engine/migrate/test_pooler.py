@@ -21,7 +21,8 @@ def socket_path(small: Small) -> str:
     ((folders, port),) = small.query(
         "SELECT current_setting('unix_socket_directories'), current_setting('port')"
     )
-    return folders.strip(chr(34)) + f"/.s.PGSQL.{port}"
+    folder = str(folders).strip('"')
+    return f"{folder}/.s.PGSQL.{port}"
 
 
 def _behind(small: Small, port: int) -> Small:
