@@ -22,7 +22,7 @@ from rag_factory.migrate.steps import Applied, alembic_step, set_timeouts
 from rag_factory.migrate.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy import Connection
 
@@ -68,12 +68,9 @@ def dry_run(
     Raises RagFactoryError: a revision failed. Nothing of the target was changed, but that sequences may have
     gone on, as with any transaction that is rolled back.
     """
-    try:
-        current: Sequence[str] = read_state(target, project).revisions
-    except DatabaseMissingError:
-        current = ()
-    if not current:
-        on_wait("nothing is applied yet: trying on a scratch database")
+    missing = _find_missing(target, project)
+    if missing:
+        on_wait(f"{missing} does not exist yet: trying on a new scratch database")
         with scratch_name(target) as scratch:
             create_database(scratch, project)
             _upgrade(scratch, project, history, to, on_applied)
@@ -91,6 +88,15 @@ def dry_run(
         for applied in tried:
             on_applied(applied)
     return True
+
+
+def _find_missing(target: Target, project: Project) -> str | None:
+    """What `db.migrate` would create before it begins; None: it is all there."""
+    try:
+        state = read_state(target, project)
+    except DatabaseMissingError:
+        return f"the database {target.url.database}"
+    return "the extension vector" if "vector" in project.extensions and not state.pgvector else None
 
 
 def _upgrade(

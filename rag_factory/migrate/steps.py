@@ -130,7 +130,8 @@ class Steps:
             self.ledger.complete(row, milliseconds)
 
     def _fail(self) -> None:
-        self.repeatable = self._current is not None and self._commits.repeatable
+        # Before the first statement of a revision there is nothing to be left half-done.
+        self.repeatable = self._current is None or self._commits.repeatable
         if self.ledger is not None and self._row is not None:
             # When its session is lost, the next run closes the row.
             with suppress(psycopg.Error):

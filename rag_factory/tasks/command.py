@@ -112,6 +112,10 @@ def _exit(error: BaseException) -> Exit:
 
 def _end_on_sigterm() -> None:
     import signal
+    import threading
+
+    if threading.current_thread() is not threading.main_thread():
+        return  # only that one may set a handler
 
     def end(_: int, __: Any) -> None:
         raise Terminated

@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 
 def show_ledger(work: Workspace, *, json: bool) -> None:
     """Show what was done to the database, newest first."""
-    from rag_factory.database.driver import connect
+    from rag_factory.database.driver import connect, translated
     from rag_factory.migrate.ledger import read_entries
 
     timeout = work.target.config.db_connect_timeout_seconds
-    with connect(work.target.url, connect_timeout_seconds=timeout) as session:
+    with (
+        translated(work.target.url),
+        connect(work.target.url, connect_timeout_seconds=timeout) as session,
+    ):
         entries = read_entries(session, work.project)
     if json:
         show_json([entry.data for entry in entries])

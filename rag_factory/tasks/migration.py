@@ -148,9 +148,11 @@ def stamp(
     work: Workspace, revision: str, purge: bool = False, yes: bool = False, database: str | None = None
 ) -> None:
     """Set the recorded revision without running anything."""
+    from rag_factory.migrate.guard import find_protection
+
     goal = work.history.resolve(revision)
     before = (work.read_state() if purge else work.read_known_state()).revisions
-    if purge or work.target.config.protected or database is not None:
+    if purge or database is not None or find_protection(work.target):
         at = ", ".join(before) or "base"
         effect = f"This makes {work.target.place} claim to be at {goal or 'base'} instead of {at}"
         work.confirm(effect, yes=yes, database=database)

@@ -35,12 +35,15 @@ def protect(work: Workspace, off: bool = False, yes: bool = False, database: str
 @command("unlock", yes=YES, database=DATABASE)
 def unlock(work: Workspace, yes: bool = False, database: str | None = None) -> None:
     """Show who holds the migrator lock, and end it."""
-    from rag_factory.database.driver import connect
+    from rag_factory.database.driver import connect, translated
     from rag_factory.migrate.lock import end_holders, find_holders, read_keys
 
     place = work.target.place
     timeout = work.target.config.db_connect_timeout_seconds
-    with connect(work.target.url, connect_timeout_seconds=timeout) as session:
+    with (
+        translated(work.target.url),
+        connect(work.target.url, connect_timeout_seconds=timeout) as session,
+    ):
         holders = find_holders(session, read_keys(session, work.project))
         if not holders:
             say(f"nobody holds the migrator lock of {place}")

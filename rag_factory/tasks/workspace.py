@@ -9,10 +9,11 @@ from rag_factory.errors import DatabaseMissingError
 from rag_factory.tasks.texts import DEFAULT_WAIT_SECONDS, seconds, whole_number
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from rag_factory.database.config import DatabaseConfig
-    from rag_factory.migrate.history import History
+    from rag_factory.migrate.history import History, Revision
     from rag_factory.migrate.project import Project
     from rag_factory.migrate.runner import Runner
     from rag_factory.migrate.state import DatabaseState
@@ -112,8 +113,15 @@ class Workspace:
 
         confirm(self.target, effect, yes=yes, database=database, ask=asker())
 
-    def runner(self, wait_seconds: float = DEFAULT_WAIT_SECONDS) -> Runner:
-        """The runner on the database; it tells the user what it does."""
+    def runner(
+        self,
+        wait_seconds: float = DEFAULT_WAIT_SECONDS,
+        before_first: Callable[[Sequence[Revision]], None] = lambda _: None,
+    ) -> Runner:
+        """The runner on the database; it tells the user what it does.
+
+        before_first: called with the revisions to run, under the lock, before anything is changed.
+        """
         from rag_factory.migrate.runner import Runner
         from rag_factory.tasks.progress import Narrator
 
@@ -125,5 +133,6 @@ class Workspace:
             on_applied=narrator.applied,
             on_wait=narrator.say,
             on_running=narrator.running,
+            before_first=before_first,
             wait_seconds=wait_seconds,
         )

@@ -138,3 +138,15 @@ def test_lock_is_not_waited_for_long_and_its_holder_named(filled: Small) -> None
             pytest.raises(LockedError, match=r"Held by: pid .* report, idle in transaction"),
         ):
             run(filled, "002")
+
+
+def test_database_at_base_is_tried_as_it_is(small: Small) -> None:
+    small.query("CREATE TABLE a (id int)")
+    with small.connect() as session:
+        before = read_schema(session)
+        with pytest.raises(RagFactoryError, match='relation "a" already exists'):
+            run(small, "001")
+        session.execute("ALTER TABLE a RENAME TO b")
+        assert run(small, "001") == (True, ["001"], [])
+        session.execute("ALTER TABLE b RENAME TO a")
+        assert read_schema(session) == before

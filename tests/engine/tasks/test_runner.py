@@ -132,7 +132,7 @@ def test_edited_revision_is_found_and_accepted(tasks: Tasks, write_revision: Wri
 
 def test_dry_run_keeps_nothing(tasks: Tasks, query: Query, write_revision: WriteRevision) -> None:
     done = tasks.succeed("db.migrate", "--dry-run")
-    assert "nothing is applied yet: trying on a scratch database\n+ 001 initial schema" in done.stderr
+    assert "does not exist yet: trying on a new scratch database\n+ 001 initial schema" in done.stderr
     tasks.fail(3, "db.status", says="does not exist")
     tasks.succeed("db.migrate")
     write_revision("003", "002", "CREATE TABLE t (id int)")
