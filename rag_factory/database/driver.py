@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -17,6 +18,8 @@ from rag_factory.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rag_factory.database.url import DatabaseUrl
 
 APPLICATION_NAME = "rag-factory"
@@ -112,6 +115,15 @@ def translate(error: BaseException, url: DatabaseUrl) -> RagFactoryError:
                 f"The connection to {place} was lost: {primary}.", fix="Run the task again when it is back."
             )
     return RagFactoryError(f"{place}: {primary} (SQLSTATE {state}).")
+
+
+@contextmanager
+def translated(url: DatabaseUrl) -> Iterator[None]:
+    """Turn the psycopg errors of the body into ours."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translate(error, url) from error
 
 
 def _translate_connect(text: str, url: DatabaseUrl) -> RagFactoryError:

@@ -23,8 +23,8 @@ from rag_factory.database.config import DatabaseConfig
 from rag_factory.database.driver import APPLICATION_NAME, NO_ENVIRONMENT, translate
 from rag_factory.database.url import DatabaseUrl, scrub
 from rag_factory.errors import HistoryError, NotReadyError, RagFactoryError
-from rag_factory.migrate.ledger import Ledger
-from rag_factory.migrate.lock import migrator_lock
+from rag_factory.migrate.bookkeeping import OWN_SCHEMAS
+from rag_factory.migrate.by_hand import is_migrating, locked_by_hand, recorder
 from rag_factory.migrate.project import Project
 from rag_factory.migrate.target import Target, reach
 
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy import Connection, MetaData
 
-    from rag_factory.migrate.ledger import Direction
-
+    from rag_factory.migrate.ledger import Ledger
 
 # Both wildcards are needed: a list replaces Alembic's own, and without ours functions, triggers and views
 # are compared by nobody, in silence.
@@ -43,9 +42,6 @@ PLUGINS = ("alembic.autogenerate.*", "alembic.ext.checkconstraint_byname", "alem
 _IDENTITY = "SELECT current_database(), pg_postmaster_start_time()"
 # Imported for their effect: each registers its comparators with Alembic.
 _PLUGIN_PACKAGES = ("alembic_pg_autogen", "alembic_postgresql_enum")
-# What changes a database when somebody types it as a plain alembic command.
-_MIGRATING = {"upgrade", "downgrade", "stamp"}
-_WAIT_SECONDS = 60.0
 # A migrator that is killed leaves its statement running; the server looks this often whether it is gone.
 # Servers on Windows can't.
 _NOTICE_DEATH = """CASE WHEN version() !~* 'windows|visual c|msvc|mingw'
@@ -86,6 +82,7 @@ def run_environment(
         "pg_triggers": triggers,
         "pg_views": views,
     } | options
+    configuration["include_name"] = _leave_ours_out(configuration.get("include_name"))
     if context.is_offline_mode():
         context.configure(
             dialect_name="postgresql",
@@ -97,9 +94,9 @@ def run_environment(
             context.run_migrations()
         return
     try:
-        with _connection(root, migrating=by_hand and _is_migrating(config)) as (connection, ledger):
+        with _connection(root, migrating=by_hand and is_migrating(config)) as (connection, ledger):
             if ledger is not None:
-                configuration["on_version_apply"] = _recorder(ledger, configuration.get("on_version_apply"))
+                configuration["on_version_apply"] = recorder(ledger, configuration.get("on_version_apply"))
             context.configure(connection=connection, **configuration)
             with context.begin_transaction():
                 context.run_migrations()
@@ -283,34 +280,19 @@ def _connection(root: Path, *, migrating: bool) -> Iterator[tuple[Connection, Le
     with ExitStack() as stack:
         ledger, work_key = None, None
         if migrating:
-            project = Project(root)
-            lock = migrator_lock(target, project, wait_seconds=_WAIT_SECONDS, on_wait=_say)
-            session, keys = stack.enter_context(lock)
-            ledger, work_key = Ledger.open(session, project, _say), keys.work
+            work_key, ledger = stack.enter_context(locked_by_hand(target, Project(root)))
         yield stack.enter_context(open_connection(target.url, settings, work_key=work_key)), ledger
 
 
-def _is_migrating(config: Config) -> bool:
-    """Whether the alembic command changes the database."""
-    function = (getattr(config.cmd_opts, "cmd", None) or (None,))[0]
-    return getattr(function, "__name__", "") in _MIGRATING
+def _leave_ours_out(others: Any) -> Callable[[str | None, str, Any], bool]:
+    """Let autogenerate not see the engine's own schema, where it compares all of them."""
 
+    def include(name: str | None, kind: str, parents: Any) -> bool:
+        if kind == "schema" and name in OWN_SCHEMAS:
+            return False
+        return True if others is None else bool(others(name, kind, parents))
 
-def _recorder(ledger: Ledger, others: Any) -> list[Callable[..., None]]:
-    """Let the ledger have each step, besides whoever else listens."""
-
-    def record(step: Any, **_: Any) -> None:
-        direction: Direction = "stamp" if step.is_stamp else "up" if step.is_upgrade else "down"
-        for script in step.up_revisions if step.up_revision_ids else ():
-            ledger.record(script.revision, Path(script.path), direction)
-
-    given = others or ()
-    return [record, *(given if isinstance(given, (list, tuple, set)) else (given,))]
-
-
-def _say(text: str) -> None:
-    """Tell the user of a plain alembic command something."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201 - it has no other way, and shows no log of ours
+    return include
 
 
 def _plugins() -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import psycopg
@@ -47,8 +47,7 @@ _CREATE = f"""
         outcome text CHECK (outcome IN ('done', 'failed', 'lost')),
         database_user text NOT NULL DEFAULT session_user,
         git_commit text
-    );
-    COMMENT ON TABLE {TABLE} IS 'What rag-factory did to this database; a row without outcome is at work.'
+    )
 """
 _VERSION_TABLE = "coalesce(%(schema)s, current_schema(), '') || '.' || %(table)s"
 _BEGIN = f"""
@@ -104,6 +103,12 @@ class Entry:
     database_user: str
     git_commit: str | None
     checksum: str | None
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """For a machine; times as ISO 8601."""
+        finished = self.finished.isoformat() if self.finished else None
+        return asdict(self) | {"started": self.started.isoformat(), "finished": finished}
 
 
 @dataclass(frozen=True)
@@ -189,7 +194,7 @@ def find_edited(history: History, current: Sequence[str], marks: Mapping[str, Ma
     applied = history.lineage(current)
     edited = []
     for id_, mark in marks.items():
-        if id_ not in applied or mark.direction == "down":
+        if id_ not in applied or mark.direction == "down" or mark.checksum is None:
             continue
         path = history.revisions[id_].path
         # The syntax tree is only looked at when the file is not the very same.

@@ -80,6 +80,7 @@ def migrator_lock(
 
     The lock is tried again and again on a session of its own: a session that waited for it in the server
     would itself be waited for by the holder's CREATE INDEX CONCURRENTLY, and neither would go on.
+    An error of the driver's in the body becomes one of ours.
     Raises LockedError: it was not free within `wait_seconds`. Raises NotReadyError: a pooler stands before
     the server that hands statements of one session to several.
     """
@@ -88,13 +89,14 @@ def migrator_lock(
         try:
             # The session is idle for as long as the migration takes; the server must not end it and the lock.
             session.execute("SET idle_session_timeout = 0")
+            session.execute("SET statement_timeout = 0")
             keys, server_pid = _read_keys(session, project)
             refuse_pooler(session, server_pid, target)
             _obtain(session, keys, target, wait_seconds, on_wait)
+            # Closing the session frees the lock, also when this process is killed.
+            yield session, keys
         except psycopg.Error as error:
             raise translate(error, target.url) from error
-        # Closing the session frees the lock, also when this process is killed.
-        yield session, keys
 
 
 def read_keys(session: psycopg.Connection[Any], project: Project) -> LockKeys:
@@ -141,18 +143,21 @@ def _obtain(
     deadline = time.monotonic() + wait_seconds
     told = False
     while not _try(session, keys):
-        holders = find_holders(session, keys)
-        holder = str(holders[0]) if holders else "it just ended"
         if time.monotonic() >= deadline:
             raise LockedError(
-                f"Another migrator works on {target.place}: {holder}. Nothing was changed.",
+                f"Another migrator works on {target.place}: {_describe(session, keys)}. Nothing was changed.",
                 fix="Run the task again when it is done, or give it longer: --wait SECONDS. "
                 "If it hangs: invoke db.unlock",
             )
         if on_wait and not told:
-            on_wait(f"waiting for another migrator on {target.place}: {holder}")
+            on_wait(f"waiting for another migrator on {target.place}: {_describe(session, keys)}")
             told = True
         time.sleep(POLL_SECONDS)
+
+
+def _describe(session: psycopg.Connection[Any], keys: LockKeys) -> str:
+    holders = find_holders(session, keys)
+    return str(holders[0]) if holders else "it just ended"
 
 
 def _try(session: psycopg.Connection[Any], keys: LockKeys) -> bool:

@@ -27,7 +27,7 @@ def refuse_pooler(session: psycopg.Connection[Any], server_pid: int, target: Tar
     """
     if session.info.backend_pid == server_pid:
         return
-    if _is_shared(session, target):
+    if _is_shared(session, server_pid, target):
         raise NotReadyError(
             f"A pooler in transaction or statement mode (PgBouncer?) answers at {target.url.server}: the "
             "migrator lock and the timeouts don't hold there. Nothing was changed.",
@@ -35,25 +35,24 @@ def refuse_pooler(session: psycopg.Connection[Any], server_pid: int, target: Tar
         )
 
 
-def _is_shared(session: psycopg.Connection[Any], target: Target) -> bool:
+def _is_shared(session: psycopg.Connection[Any], server_pid: int, target: Target) -> bool:
     """Whether a session of the server serves us only until the end of a transaction."""
     timeout = target.config.db_connect_timeout_seconds
     for _ in range(_ROUNDS):
-        first = _pid(session)
         try:
-            # Most poolers hand out the session that was given back last: the other client gets ours, and
-            # keeps it for as long as its transaction lasts. One that goes round gives us another by itself.
+            # Most poolers hand out the session that was given back last: the other client gets ours. One that
+            # goes round gives us another one by itself, asked twice in a row.
             with connect(target.url, connect_timeout_seconds=timeout) as other, other.transaction():
-                if _pid(other) == first:
+                if _pid(other) == server_pid:
                     return True
         except psycopg.errors.ProtocolViolation:
             return True  # PgBouncer's answer to BEGIN in statement mode
-        if _pid(session) != first:
+        if {_pid(session), _pid(session)} != {server_pid}:
             return True
     return False
 
 
 def _pid(session: psycopg.Connection[Any]) -> int:
-    row = session.execute(_PID).fetchone()
+    row = session.execute(_PID, prepare=False).fetchone()
     assert row is not None  # noqa: S101 - a SELECT without FROM always gives a row
     return int(row[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,8 @@ def check_left_overs(session: psycopg.Connection[Any], applied: Sequence[Revisio
     """
     for index in find_invalid_indexes(session):
         for revision in applied:
-            if index.name in revision.path.read_text(encoding="utf-8", errors="replace"):
+            text = revision.path.read_text(encoding="utf-8", errors="replace")
+            if re.search(rf"\b{re.escape(index.name)}\b", text):
                 raise LeftOversError(
                     f"{revision.id} ({revision.path.name}) is applied, but its {index}.",
                     fix=f"Build it: REINDEX INDEX CONCURRENTLY {index.qualified_name}; and let the revision "

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from rag_factory.migrate.target import Target
     from rag_factory.migrate.watch import Blocker
 
+__all__ = ["DEFAULT_WAIT_SECONDS", "Applied", "Direction", "Runner", "migration_sql"]
+
 # How long a migrator waits for another one, unless it is told otherwise.
 DEFAULT_WAIT_SECONDS = 60.0
 
@@ -237,11 +239,10 @@ class Runner:
             told.append(f"Tried {tries + 1} times.")
         told.append(f"Held by: {_names(steps.blockers)}. {self._where_now()}")
         problem.what = " ".join(told)
-        problem.fix = "Run the task again when that transaction is over, or end it: " + (
-            f"SELECT pg_terminate_backend({steps.blockers[0].pid})"
-            if steps.blockers and steps.blockers[0].pid
-            else "see pg_stat_activity and pg_prepared_xacts"
-        )
+        end = "see pg_stat_activity and pg_prepared_xacts"
+        if steps.blockers and steps.blockers[0].pid:
+            end = f"SELECT pg_terminate_backend({steps.blockers[0].pid})"
+        problem.fix = f"Wait until that transaction is over, or end it ({end}), then run the task again."
         raise problem
 
     def _where_now(self) -> str:

@@ -115,7 +115,7 @@ class Steps:
             self._row = self.ledger.begin(revision.id, revision.path, self.direction)
         self._told, self.blockers = set(), ()
         module = self.scripts.get_revision(revision.id).module
-        self._watch.expect(_set_timeouts(context.connection, module, self.target, revision))
+        self._watch.expect(set_timeouts(context.connection, module, self.target, revision))
         self._commits.begin(repeatable=getattr(module, "repeatable", False) is True)
         self._started, self._current = time.monotonic(), revision
 
@@ -130,7 +130,8 @@ class Steps:
             self.ledger.complete(row, milliseconds)
 
     def _fail(self) -> None:
-        self.repeatable = self._current is not None and self._commits.repeatable
+        # Before the first statement of a revision there is nothing to be left half-done.
+        self.repeatable = self._current is None or self._commits.repeatable
         if self.ledger is not None and self._row is not None:
             # When its session is lost, the next run closes the row.
             with suppress(psycopg.Error):
@@ -162,7 +163,7 @@ def alembic_step(scripts: ScriptDirectory, revision: Revision, direction: Direct
     return make(scripts.revision_map, script)
 
 
-def _set_timeouts(connection: Any, module: Any, target: Target, revision: Revision) -> float:
+def set_timeouts(connection: Any, module: Any, target: Target, revision: Revision) -> float:
     """Set the timeouts for one revision: its own lines, else the settings'. Returns the lock's, in seconds.
 
     They are set anew for each, whatever the one before has left.

@@ -67,13 +67,15 @@ class Watch:
         self._work_key = work_key
         self._on_look = on_look
         self._pause_seconds = _LONGEST_PAUSE_SECONDS
-        self._end = threading.Event()
+        self._ended = False
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._look, name="rag-factory watch", daemon=True)
 
     def expect(self, lock_timeout_seconds: float) -> None:
         """Look often enough to see who blocks, before that time ends the wait; 0: it never does."""
         quarter = lock_timeout_seconds / 4 or _LONGEST_PAUSE_SECONDS
         self._pause_seconds = min(_LONGEST_PAUSE_SECONDS, max(_SHORTEST_PAUSE_SECONDS, quarter))
+        self._wake.set()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -82,11 +84,15 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end.set()
+        self._ended = True
+        self._wake.set()
         self._thread.join()
 
     def _look(self) -> None:
-        while not self._end.wait(self._pause_seconds):
+        while not self._ended:
+            if self._wake.wait(self._pause_seconds):
+                self._wake.clear()
+                continue
             try:
                 found = [Blocker(*row) for row in self._session.execute(_BLOCKERS, (self._work_key,))]
             except psycopg.Error:

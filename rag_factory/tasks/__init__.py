@@ -25,6 +25,7 @@ from rag_factory.tasks import (  # noqa: E402
     overview,
     plan,
     reembed,
+    safety,
     tenants,
     test,
     usage,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 GROUPS: Sequence[tuple[str, str, Sequence[Command]]] = (
     ("db", "the database as a whole", db.TASKS),
     ("db", "its revisions", migration.TASKS),
+    ("db", "its safety", safety.TASKS),
     ("db", "its backups", backup.TASKS),
     ("db", "what pending revisions would do", plan.TASKS),
     ("db", "lint, drift and adoption", (*lint.TASKS, *adopt.TASKS)),

@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from rag_factory.errors import BehindError, DatabaseMissingError, DriftError, RefusedError, UsageError
 from rag_factory.tasks.command import command
+from rag_factory.tasks.forecast import show_ledger, tell_losses, try_pending
 from rag_factory.tasks.output import say, show, show_columns, show_json
 from rag_factory.tasks.texts import (
     DATABASE,
     DEFAULT_WAIT,
     DEFAULT_WAIT_SECONDS,
     JSON,
+    LOCK_TIMEOUT,
+    RETRIES,
     SQL,
+    STATEMENT_TIMEOUT,
     WAIT,
     YES,
     seconds,
@@ -26,13 +30,36 @@ if TYPE_CHECKING:
     from rag_factory.tasks.workspace import Workspace
 
 
-@command("migrate", to="The revision to go to (head).", sql=SQL, wait=WAIT)
-def migrate(work: Workspace, to: str = "head", sql: bool = False, wait: str = DEFAULT_WAIT) -> None:
+@command(
+    "migrate",
+    to="The revision to go to (head).",
+    sql=SQL,
+    dry_run="Execute all and roll it back; where that can't be, on a scratch database.",
+    wait=WAIT,
+    lock_timeout=LOCK_TIMEOUT,
+    statement_timeout=STATEMENT_TIMEOUT,
+    retries=RETRIES,
+)
+def migrate(
+    work: Workspace,
+    to: str = "head",
+    sql: bool = False,
+    dry_run: bool = False,
+    wait: str = DEFAULT_WAIT,
+    lock_timeout: str | None = None,
+    statement_timeout: str | None = None,
+    retries: str | None = None,
+) -> None:
     """Apply the pending revisions; create what is missing."""
     wait_seconds = seconds(wait, "--wait")
+    work.set_limits(lock_timeout, statement_timeout, retries)
     goal = work.history.resolve(to)
+    if sql and dry_run:
+        raise UsageError("--sql and --dry-run exclude each other.", fix="Give one of them.")
     if sql:
         _show_upgrade_sql(work, goal)
+    elif dry_run:
+        try_pending(work, goal, wait_seconds)
     else:
         apply_pending(work, goal, wait_seconds)
 
@@ -45,7 +72,11 @@ def migrate(work: Workspace, to: str = "head", sql: bool = False, wait: str = DE
     sql=SQL,
     yes=YES,
     database=DATABASE,
+    allow_data_loss="Go on where rows are lost.",
     wait=WAIT,
+    lock_timeout=LOCK_TIMEOUT,
+    statement_timeout=STATEMENT_TIMEOUT,
+    retries=RETRIES,
 )
 def rollback(
     work: Workspace,
@@ -55,13 +86,18 @@ def rollback(
     sql: bool = False,
     yes: bool = False,
     database: str | None = None,
+    allow_data_loss: bool = False,
     wait: str = DEFAULT_WAIT,
+    lock_timeout: str | None = None,
+    statement_timeout: str | None = None,
+    retries: str | None = None,
 ) -> None:
     """Take revisions back, the last one or more."""
     if sum((steps is not None, to is not None, all)) > 1:
         raise UsageError("--steps, --to and --all exclude each other.", fix="Give one of them.")
     count = whole_number("1" if steps is None else steps, "--steps")
     wait_seconds = seconds(wait, "--wait")
+    work.set_limits(lock_timeout, statement_timeout, retries)
     goal = work.history.resolve(to) if to is not None else None
     current = work.read_known_state().revisions
     if all or to is not None:
@@ -82,7 +118,14 @@ def rollback(
 
         show(migration_sql(work.project, current, undone, "down").rstrip())
         return
+    losses = tell_losses(work, undone, allowed=allow_data_loss)
     named_all = ", ".join(f"{revision.id} ({revision.message})" for revision in undone)
+    if any(loss.holds_rows for loss in losses) and not allow_data_loss:
+        raise RefusedError(
+            f"Taking back {named_all} from {place} would lose {'; '.join(map(str, losses))}. "
+            "Nothing was changed.",
+            fix="If that is what you want, add: --allow-data-loss",
+        )
     effect = f"This takes back {named_all} from {place}, with the data in what they made"
     work.confirm(effect, yes=yes, database=database)
     _say_at(work, work.runner(wait_seconds).downgrade(undone))
@@ -105,6 +148,8 @@ def stamp(
     database: str | None = None,
 ) -> None:
     """Set the recorded revision without running anything."""
+    from rag_factory.migrate.guard import find_protection
+
     if detect and revision:
         raise UsageError(
             f"--detect finds the revision, and {revision} is given.", fix="Leave one of them out."
@@ -114,16 +159,19 @@ def stamp(
     if detect and before == ((goal,) if goal else ()):
         say(f"{work.target.place} is at {name_revisions(before, work.history)} already; nothing to do")
         return
-    if detect or purge or work.target.config.protected or database is not None:
+    if detect or purge or database is not None or find_protection(work.target):
         at = ", ".join(before) or "base"
         effect = f"This makes {work.target.place} claim to be at {goal or 'base'} instead of {at}"
         work.confirm(effect, yes=yes, database=database)
     _say_at(work, work.runner().stamp(goal, purge=purge))
 
 
-@command("history", json=JSON)
-def history(work: Workspace, json: bool = False) -> None:
+@command("history", ledger="List what was done to the database instead: when, by whom.", json=JSON)
+def history(work: Workspace, ledger: bool = False, json: bool = False) -> None:
     """List the revisions, newest first."""
+    if ledger:
+        show_ledger(work, json=json)
+        return
     newest_first = list(reversed(work.history.revisions.values()))
     if json:
         show_json([describe_revision(revision, work.history) for revision in newest_first])

@@ -6,13 +6,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from rag_factory.errors import DatabaseMissingError
-from rag_factory.tasks.texts import DEFAULT_WAIT_SECONDS
+from rag_factory.tasks.texts import DEFAULT_WAIT_SECONDS, seconds, whole_number
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from rag_factory.database.config import DatabaseConfig
-    from rag_factory.migrate.history import History
+    from rag_factory.migrate.history import History, Revision
     from rag_factory.migrate.project import Project
     from rag_factory.migrate.runner import Runner
     from rag_factory.migrate.state import DatabaseState
@@ -88,6 +89,23 @@ class Workspace:
         state.check_history(self.history, self.target.place)
         return state
 
+    def set_limits(
+        self, lock_timeout: str | None, statement_timeout: str | None, retries: str | None
+    ) -> None:
+        """Let options take the place of the settings, before the target is asked for.
+
+        Raises UsageError: one is no number, or too small.
+        """
+        given: dict[str, float] = {}
+        if lock_timeout is not None:
+            given["db_lock_timeout_seconds"] = seconds(lock_timeout, "--lock-timeout", at_least=0.001)
+        if statement_timeout is not None:
+            given["db_statement_timeout_seconds"] = seconds(statement_timeout, "--statement-timeout")
+        if retries is not None:
+            given["db_lock_retries"] = whole_number(retries, "--retries", at_least=0)
+        if given:
+            self.config = self.config.model_copy(update=given)
+
     def confirm(self, effect: str, *, yes: bool, database: str | None) -> None:
         """Let a destructive task through, or refuse it."""
         from rag_factory.migrate.guard import confirm
@@ -95,8 +113,15 @@ class Workspace:
 
         confirm(self.target, effect, yes=yes, database=database, ask=asker())
 
-    def runner(self, wait_seconds: float = DEFAULT_WAIT_SECONDS) -> Runner:
-        """The runner on the database; it tells the user what it does."""
+    def runner(
+        self,
+        wait_seconds: float = DEFAULT_WAIT_SECONDS,
+        before_first: Callable[[Sequence[Revision]], None] = lambda _: None,
+    ) -> Runner:
+        """The runner on the database; it tells the user what it does.
+
+        before_first: called with the revisions to run, under the lock, before anything is changed.
+        """
         from rag_factory.migrate.runner import Runner
         from rag_factory.tasks.progress import Narrator
 
@@ -109,5 +134,6 @@ class Workspace:
             on_wait=narrator.say,
             on_running=narrator.running,
             on_progress=narrator.progress,
+            before_first=before_first,
             wait_seconds=wait_seconds,
         )
