@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     to="The revision to go to (head).",
     sql=SQL,
     dry_run="Execute all and roll it back; where that can't be, on a scratch database.",
+    backup="Back the database up first, when something is pending.",
     wait=WAIT,
     lock_timeout=LOCK_TIMEOUT,
     statement_timeout=STATEMENT_TIMEOUT,
@@ -45,6 +46,7 @@ def migrate(
     to: str = "head",
     sql: bool = False,
     dry_run: bool = False,
+    backup: bool = False,
     wait: str = DEFAULT_WAIT,
     lock_timeout: str | None = None,
     statement_timeout: str | None = None,
@@ -61,7 +63,7 @@ def migrate(
     elif dry_run:
         try_pending(work, goal, wait_seconds)
     else:
-        apply_pending(work, goal, wait_seconds)
+        apply_pending(work, goal, wait_seconds, backup=backup)
 
 
 @command(
@@ -73,6 +75,7 @@ def migrate(
     yes=YES,
     database=DATABASE,
     allow_data_loss="Go on where rows are lost.",
+    backup="Back the database up first where rows are lost (it does).",
     wait=WAIT,
     lock_timeout=LOCK_TIMEOUT,
     statement_timeout=STATEMENT_TIMEOUT,
@@ -87,6 +90,7 @@ def rollback(
     yes: bool = False,
     database: str | None = None,
     allow_data_loss: bool = False,
+    backup: bool = True,
     wait: str = DEFAULT_WAIT,
     lock_timeout: str | None = None,
     statement_timeout: str | None = None,
@@ -120,7 +124,8 @@ def rollback(
         return
     losses = tell_losses(work, undone, allowed=allow_data_loss)
     named_all = ", ".join(f"{revision.id} ({revision.message})" for revision in undone)
-    if any(loss.holds_rows for loss in losses) and not allow_data_loss:
+    rows_go = any(loss.holds_rows for loss in losses)
+    if rows_go and not allow_data_loss:
         raise RefusedError(
             f"Taking back {named_all} from {place} would lose {'; '.join(map(str, losses))}. "
             "Nothing was changed.",
@@ -128,7 +133,7 @@ def rollback(
         )
     effect = f"This takes back {named_all} from {place}, with the data in what they made"
     work.confirm(effect, yes=yes, database=database)
-    _say_at(work, work.runner(wait_seconds).downgrade(undone))
+    _say_at(work, work.runner(wait_seconds, backup=backup and rows_go).downgrade(undone))
 
 
 @command(
@@ -273,8 +278,10 @@ def check(work: Workspace) -> None:
 TASKS = (migrate, rollback, stamp, history, heads, show_revision, revision, merge, check)
 
 
-def apply_pending(work: Workspace, goal: str | None, wait_seconds: float = DEFAULT_WAIT_SECONDS) -> None:
-    """Create what is missing, then apply what is pending up to `goal`."""
+def apply_pending(
+    work: Workspace, goal: str | None, wait_seconds: float = DEFAULT_WAIT_SECONDS, *, backup: bool = False
+) -> None:
+    """Create what is missing, then apply what is pending up to `goal`; back up before, if anything is."""
     try:
         state = work.read_state()
         complete = state.pgvector is not None or "vector" not in work.project.extensions
@@ -289,7 +296,7 @@ def apply_pending(work: Workspace, goal: str | None, wait_seconds: float = DEFAU
     state.check(work.project, work.target.place)
     state.check_history(work.history, work.target.place)
     if work.history.pending(state.revisions, goal):
-        _say_at(work, work.runner(wait_seconds).upgrade(goal))
+        _say_at(work, work.runner(wait_seconds, backup=backup).upgrade(goal))
     else:
         say(f"{work.target.place} is at {name_revisions(state.revisions, work.history)}; nothing to do")
 

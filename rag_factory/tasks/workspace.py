@@ -9,7 +9,7 @@ from rag_factory.errors import DatabaseMissingError
 from rag_factory.tasks.texts import DEFAULT_WAIT_SECONDS, seconds, whole_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from rag_factory.database.config import DatabaseConfig
@@ -113,17 +113,18 @@ class Workspace:
 
         confirm(self.target, effect, yes=yes, database=database, ask=asker())
 
-    def runner(
-        self,
-        wait_seconds: float = DEFAULT_WAIT_SECONDS,
-        before_first: Callable[[Sequence[Revision]], None] = lambda _: None,
-    ) -> Runner:
+    def runner(self, wait_seconds: float = DEFAULT_WAIT_SECONDS, *, backup: bool = False) -> Runner:
         """The runner on the database; it tells the user what it does.
 
-        before_first: called with the revisions to run, under the lock, before anything is changed.
+        backup: back the database up under the lock, before anything is changed.
         """
         from rag_factory.migrate.runner import Runner
+        from rag_factory.tasks.backup import make_backup
         from rag_factory.tasks.progress import Narrator
+
+        def before_first(_: Sequence[Revision]) -> None:
+            if backup:
+                make_backup(self, wait_seconds=wait_seconds)
 
         narrator = Narrator()
         return Runner(
