@@ -25,12 +25,13 @@ PAUSE_SECONDS = 0.2
 # How long rows that others keep locked, or keep changing, are tried again.
 PATIENCE_SECONDS = 60.0
 # Written only where the row still has the text that was embedded. A row that somebody has locked is left for
-# the next pass, so that neither waits for the other, and both for ever least of all.
+# the next pass, so that neither waits for the other. Whatever the planner makes of it, it reads no more rows
+# than lie between the first and the last key.
 _WRITE = """
     WITH given AS (SELECT * FROM unnest({arrays}) AS given ({names})),
     free AS (
         SELECT given.* FROM {table} AS own JOIN given ON {same_row}
-        WHERE {row_waits} FOR NO KEY UPDATE OF own SKIP LOCKED
+        WHERE {between} AND {row_waits} FOR NO KEY UPDATE OF own SKIP LOCKED
     )
     UPDATE {table} AS own SET {column} = given."rag_factory vector"::{type} FROM free AS given
     WHERE {same_row} AND {row_waits}
@@ -125,13 +126,7 @@ class Filler:
         """The next rows: their keys' texts, and the text to embed."""
         # With the table's name: without, ORDER BY would take the text of the key, which is called the same.
         own = [sql.Identifier("own", name) for name, _ in self._key]
-        after: sql.Composable = sql.SQL("")
-        if last is not None:
-            values = [
-                sql.SQL("{}::{}").format(sql.Literal(value), sql.SQL(type_name))
-                for value, (_, type_name) in zip(last, self._key, strict=True)
-            ]
-            after = sql.SQL(" AND ({}) > ({})").format(sql.SQL(", ").join(own), sql.SQL(", ").join(values))
+        after = sql.SQL("") if last is None else sql.SQL(" AND {} > {}").format(_row(own), self._values(last))
         query = sql.SQL("SELECT {}, {}::text FROM {} AS own WHERE {}{} ORDER BY {} LIMIT {}").format(
             sql.SQL(", ").join(sql.SQL("{}::text").format(name) for name in own),
             sql.Identifier(self._change.text_column),
@@ -157,6 +152,11 @@ class Filler:
         row_waits = sql.SQL('{} AND (own.{})::text COLLATE "C" = given."rag_factory text"').format(
             self._waits, sql.Identifier(self._change.text_column)
         )
+        between = sql.SQL("{} BETWEEN {} AND {}").format(
+            _row([sql.Identifier("own", name) for name, _ in self._key]),
+            self._values(keys[0]),
+            self._values(keys[-1]),
+        )
         return sql.SQL(_WRITE).format(
             arrays=sql.SQL(", ").join(sql.SQL("{}::text[]").format(sql.Literal(each)) for each in arrays),
             names=sql.SQL(", ").join(
@@ -165,6 +165,20 @@ class Filler:
             table=self._change.table,
             same_row=sql.SQL(" AND ").join(same_row),
             row_waits=row_waits,
+            between=between,
             column=sql.Identifier(self._column),
             type=sql.SQL(self._type),
         )
+
+    def _values(self, key: Sequence[str]) -> sql.Composed:
+        """A key, to be compared with a row's."""
+        return _row(
+            [
+                sql.SQL("{}::{}").format(sql.Literal(value), sql.SQL(type_name))
+                for value, (_, type_name) in zip(key, self._key, strict=True)
+            ]
+        )
+
+
+def _row(parts: Sequence[sql.Composable]) -> sql.Composed:
+    return sql.SQL("({})").format(sql.SQL(", ").join(parts))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from rag_factory.errors import LockedError, RagFactoryError, UsageError
 from rag_factory.migrate.reembed import fill
 from rag_factory.migrate.reembed.fill import Filler
+from rag_factory.migrate.reembed.index import build_waiting_index
 from tests.engine.reembed.conftest import OLD_MODEL, Model, add_notes, begin, value
 
 if TYPE_CHECKING:
@@ -44,6 +47,32 @@ def test_keys_are_taken_in_their_own_order(notes: Session) -> None:
     changer = begin(notes)
     assert changer.fill(batch_rows=20) == 125
     assert changer.model.asked == [20] * 6 + [5]
+
+
+def test_batch_reads_no_more_rows_than_it_has(notes: Session) -> None:
+    add_notes(notes, ["note"])
+    notes.execute(
+        "INSERT INTO notes (content, embedding) SELECT content, embedding FROM notes, generate_series(1, 150)"
+    )
+    changer = begin(notes)
+    build_waiting_index(notes, changer.change, changer.table)
+    filler = Filler(notes, changer.change, changer.table, changer.model)
+    written: list[Any] = []
+
+    class Explaining(psycopg.Cursor[Any]):
+        def execute(self, query: Any, *arguments: Any, **options: Any) -> Any:
+            if isinstance(query, sql.Composed) and "UPDATE" in query.as_string(self):
+                super().execute(sql.SQL("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) ") + query)
+                written.extend(self.fetchall())
+                return self
+            return super().execute(query, *arguments, **options)
+
+    notes.cursor_factory = Explaining
+    filler.run()
+    scans = [re.search(r"Scan .*notes.* rows=(\d+)", line) for (line,) in written]
+    rows = [int(found[1]) for found in scans if found]
+    assert len(rows) > 20
+    assert max(rows) <= 128
 
 
 def test_triggers_know_that_it_is_a_backfill(notes: Session) -> None:
