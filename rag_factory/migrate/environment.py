@@ -18,13 +18,15 @@ from alembic.util import CommandError
 from sqlalchemy import Engine, NullPool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
-import rag_factory.migrate.operations  # noqa: F401 - registers what revisions have as op.…
 from rag_factory.database.config import DatabaseConfig
 from rag_factory.database.driver import APPLICATION_NAME, NO_ENVIRONMENT, translate
 from rag_factory.database.url import DatabaseUrl, scrub
 from rag_factory.errors import HistoryError, NotReadyError, RagFactoryError
 from rag_factory.migrate.bookkeeping import OWN_SCHEMAS
 from rag_factory.migrate.by_hand import is_migrating, locked_by_hand, recorder
+
+# Importing it registers all that revisions have as op.…
+from rag_factory.migrate.operations.enums import take_name
 from rag_factory.migrate.project import Project
 from rag_factory.migrate.target import Target, reach
 
@@ -300,4 +302,5 @@ def _plugins() -> list[str]:
     for package in _PLUGIN_PACKAGES:
         if find_spec(package) is not None:
             __import__(package)
+    take_name()
     return list(PLUGINS)

@@ -21,23 +21,34 @@ class AddEnumValueOp(MigrateOperation):
         cls,
         operations: Operations,
         enum_name: str,
-        value: str,
+        value: str = "",
         *,
         before: str | None = None,
         after: str | None = None,
         schema: str | None = None,
+        new_value: str = "",
+        before_value: str | None = None,
+        enum_schema: str | None = None,
     ) -> None:
         """Add a value to an enum type, if it isn't there: at the end, or next to another one.
 
+        new_value, before_value, enum_schema: what alembic-postgresql-enum's autogenerate calls value, before
+        and schema, in an operation of this name.
         It is committed at once, so that the next statement of the revision can use it. No table is locked.
         There is no way back: PostgreSQL can't take a value out. A `downgrade` leaves it, and nobody minds.
         """
+        value, before, schema = value or new_value, before or before_value, schema or enum_schema
         if before is not None and after is not None:
             raise ValueError("add_enum_value takes before or after, not both")
         place = f" BEFORE {quote(before)}" if before is not None else ""
         place += f" AFTER {quote(after)}" if after is not None else ""
         statement = f"ALTER TYPE {qualified(enum_name, schema)} ADD VALUE IF NOT EXISTS {quote(value)}{place}"
         operations.invoke(cls(enum_name, statement))
+
+
+def take_name() -> None:
+    """Let op.add_enum_value be this one: alembic-postgresql-enum, when loaded, has taken the name."""
+    Operations.register_operation("add_enum_value")(AddEnumValueOp)
 
 
 @Operations.implementation_for(AddEnumValueOp)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import text
 
 from rag_factory.errors import LockedError, RagFactoryError
+from rag_factory.migrate.operations.enums import take_name
 from rag_factory.migrate.operations.hnsw import graph_bytes
 
 if TYPE_CHECKING:
@@ -265,3 +267,15 @@ def test_enum_value_can_be_used_at_once(database: Database, way: str) -> None:
     assert any("enum public.mood 'it''s', 'calm', 'wild'" in line for line in database.schema())
     with database.operations() as op, pytest.raises(ValueError, match="before or after, not both"):
         op.add_enum_value("mood", "x", before="calm", after="calm")
+
+
+def test_enum_value_as_autogenerate_writes_it(database: Database) -> None:
+    # When it is loaded, it registers an operation of the same name.
+    import_module("alembic_postgresql_enum.operations.add_enum_values")
+    take_name()
+    database.run(
+        lambda op: op.add_enum_value(
+            enum_schema="public", enum_name="mood", new_value="wild", before_value="calm"
+        )
+    )
+    assert any("enum public.mood 'wild', 'calm'" in line for line in database.schema())
