@@ -647,6 +647,13 @@ CREATE INDEX idx_chunks_tenant_id ON public.chunks USING btree (tenant_id) WHERE
 
 
 --
+-- Name: idx_collections_tenant_id; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX idx_collections_tenant_id ON public.collections USING btree (tenant_id) WHERE (tenant_id IS NOT NULL);
+
+
+--
 -- Name: idx_conversations_tenant_created; Type: INDEX; Schema: public; Owner: -
 --
 

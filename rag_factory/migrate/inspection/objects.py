@@ -61,7 +61,7 @@ UNVALIDATED_CONSTRAINTS = Check(
 )
 
 # An index will do whose first columns, in any order, are those of the key, or those of them that already
-# make the referenced row unique.
+# make the referenced row unique; also one that leaves out rows that refer to nothing.
 UNINDEXED_FOREIGN_KEYS = Check(
     "foreign key without index",
     "warning",
@@ -82,7 +82,11 @@ UNINDEXED_FOREIGN_KEYS = Check(
         HAVING NOT bool_or(EXISTS (
             SELECT FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid
             JOIN pg_am AS am ON am.oid = x.relam AND am.amname IN ('btree', 'hash')
-            WHERE i.indrelid = keys.conrelid AND i.indisvalid AND i.indpred IS NULL
+            WHERE i.indrelid = keys.conrelid AND i.indisvalid
+              AND (i.indpred IS NULL OR EXISTS (
+                  SELECT FROM pg_attribute AS a
+                  WHERE a.attrelid = i.indrelid AND a.attnum = ANY (keys.columns)
+                    AND pg_get_expr(i.indpred, i.indrelid) = format('(%%I IS NOT NULL)', a.attname)))
               AND i.indnkeyatts >= cardinality(keys.columns)
               AND (i.indkey::int2[])[0:cardinality(keys.columns) - 1] @> keys.columns
         ))

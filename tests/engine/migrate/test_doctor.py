@@ -129,6 +129,8 @@ def test_foreign_key_wants_an_index(run: Run, find: Callable[..., Any]) -> None:
         "CREATE INDEX ON good_pair (p, t)",
         "CREATE TABLE good_part (t int, p int, n int, FOREIGN KEY (t, p) REFERENCES parent (tenant, id))",
         "CREATE INDEX ON good_part (p, n)",
+        "CREATE TABLE good_open (parent_id int REFERENCES parent)",
+        "CREATE INDEX ON good_open (parent_id) WHERE parent_id IS NOT NULL",
         "CREATE SCHEMA elsewhere",
         "CREATE TABLE elsewhere.bare (parent_id int REFERENCES parent)",
     )
