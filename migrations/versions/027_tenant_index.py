@@ -5,8 +5,8 @@ Revises: 026
 
 The technique: a partial index, so that only those pay who use it: an application without tenants has no row
 in it. Under row security it finds one tenant's chunks where an operator of the query may not use its own
-index; docs/howto/many-tenants.md says which those are. On collections it serves the foreign key: a tenant can't
-be deleted without a look at who belongs to it.
+index; docs/howto/many-tenants.md says which those are. On collections it serves the foreign key: deleting a
+tenant looks for those that belong to it.
 """
 
 import sqlalchemy as sa

@@ -22,6 +22,7 @@ _FENCE = re.compile(
 # What differs from one run to the next, in what a page shows and in what a command prints.
 _VARIES = (
     (re.compile(r"\d{4}-\d\d-\d\d[ T_]\d\d:?\d\d(:?\d\d)?(\.\d+)?(Z|[+-]\d\d(:?\d\d)?)?"), "<time>"),
+    (re.compile(r"\b\d{8}T\d{6}Z"), "<time>"),
     (re.compile(r"\b\d{8}_\d{4}-[0-9a-f]{12}_"), "<file>_"),
     (re.compile(r"\b[0-9a-f]{12}\b"), "<id>"),
     (re.compile(r"\bpid \d+"), "pid #"),

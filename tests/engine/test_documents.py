@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 PAGES = [*sorted((ROOT / "docs").rglob("*.md"))]
 # Their blocks are run by tests of their own, which take them out of the page.
 TESTED_ELSEWHERE = {
+    "howto/change-the-embedding-model.md": "tests/integration/tasks/test_change_the_model.py",
     "howto/many-tenants.md": "tests/integration/database/test_row_security.py",
     "howto/smaller-vector-indexes.md": "tests/integration/database/test_smaller_indexes.py",
     "howto/use-an-embedding-model.md": "tests/unit/services/test_howto.py",
