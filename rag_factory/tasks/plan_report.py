@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from rag_factory.migrate.plan.model import Plan, PlannedRevision, PlannedStatement
 
-HEADER = ("#", "verdict", "ms", "locks", "statement")
+HEADER = ("#", "verdict", "time", "locks", "statement")
 STATEMENT_WIDTH = 72
 MOST_NAMES = 3
 _COLOURS = {
@@ -100,7 +100,7 @@ def _row(statement: PlannedStatement) -> tuple[str, str, str, str]:
         named.add(lock.relation)
     told = "; ".join(f"{mode} on {_some(relations)}" for mode, relations in locks.items())
     sql = one_line(statement.sql, STATEMENT_WIDTH)
-    return str(statement.verdict), f"{statement.milliseconds:.1f}", told or "-", sql
+    return str(statement.verdict), f"{statement.milliseconds:.1f} ms", told or "-", sql
 
 
 def _some(names: Sequence[str]) -> str:
