@@ -5,6 +5,7 @@ They run on nox's own Python. Another one: nox -s tests-3.13, or any session wit
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import nox
@@ -26,6 +27,12 @@ def dependencies(*groups: str) -> tuple[str, ...]:
 def workflow_files() -> list[str]:
     """The paths of the workflows."""
     return sorted(map(str, Path(".github/workflows").glob("*.yml")))
+
+
+def issue_forms() -> list[str]:  # [engine]
+    """The paths of the forms for an issue."""
+    forms = Path(".github/ISSUE_TEMPLATE").glob("*.yml")
+    return sorted(str(path) for path in forms if path.name != "config.yml")
 
 
 @nox.session
@@ -64,15 +71,29 @@ def template(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, imports and the workflows; arguments after -- go to ruff check."""
-    session.install(*dependencies("lint"))
+    """Check style, imports, revisions and workflows; arguments after -- go to ruff check."""
+    # The project itself: the SQL of revisions is written by running them, offline.
+    session.install("-e", ".", *dependencies("lint"))
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
     session.run("lint-imports", "--no-logo")  # [engine]
+    annotations = ["--github"] if "GITHUB_ACTIONS" in os.environ else []
+    session.run("python", "-m", "rag_factory.migrate.lint", *annotations)
     session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflow_files())
     session.run("check-jsonschema", "--builtin-schema", "vendor.dependabot", ".github/dependabot.yml")
+    session.run(  # [engine]
+        "check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *issue_forms()
+    )
+    session.run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml")
     session.run("actionlint", *workflow_files())  # named, it needs no git repository
     session.run("zizmor", "--offline", "--quiet", "--pedantic", ".github")
+
+
+@nox.session  # [engine]
+def docs(session: nox.Session) -> None:
+    """Build the documentation into site/ and check its links; arguments after -- go to mkdocs build."""
+    session.install(*dependencies("docs"))
+    session.run("mkdocs", "build", "--strict", "--clean", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session

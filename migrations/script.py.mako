@@ -9,13 +9,15 @@ Before this runs where people are waiting:
 - The locks of its statements are held until its end: put the short ones last, data in a revision of its own.
 - A new column: nullable or with a constant default. A volatile default, an identity or a generated column
   rewrites the table.
-- NOT NULL: first a CHECK (... IS NOT NULL) NOT VALID, validate it in the next revision, then SET NOT NULL.
-- A foreign key or a check on a table with data: NOT VALID here, VALIDATE in the next revision.
-- An index on a table with data: CONCURRENTLY in `with op.get_context().autocommit_block():`, alone in its
-  revision, after DROP INDEX CONCURRENTLY IF EXISTS for what a failed try left. Lift the lock timeout
-  meanwhile: it waits for older transactions, and holds up nobody. Revision 002 shows it.
+- On a table with data: op.create_index_online and op.create_hnsw_index_online, op.set_not_null_online,
+  op.add_check_online, op.add_foreign_key_online, op.add_unique_online, op.add_enum_value, op.backfill. They
+  hold up nobody for long, and commit as they go: give them a revision of their own, where they can be
+  repeated. invoke db.revision --kind index|hnsw|constraint|not-null|backfill writes it. The way back:
+  op.drop_index_online, op.drop_constraint_online, op.drop_not_null_online.
+- A lock timeout or statement timeout of its own: lines like lock_timeout = "3s" below. repeatable = True
+  there says that each step can be run again after a part was committed; then a lock is tried for again.
 - Rename or drop only what no running version of the application reads any more.
-- The type of a column, also the dimensions of a vector: a new column, filled in batches, then the switch.
+- The type of a column, also the dimensions of a vector: a new column, op.backfill, then the switch.
 - Import no models here: they move on, this revision does not.
 - `downgrade` takes back all that `upgrade` did; say so where data can't come back.
 """

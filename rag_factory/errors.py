@@ -90,7 +90,7 @@ class DriftError(RagFactoryError):
 
 
 class HistoryError(RagFactoryError):
-    """The chain of revisions is broken: several heads, or a revision this checkout lacks."""
+    """The chain of revisions is broken: several heads, one that this checkout lacks, or an edited one."""
 
     exit_code = 7
 
@@ -99,6 +99,12 @@ class LockedError(RagFactoryError):
     """A lock was not obtained in time; trying later may work."""
 
     exit_code = 8
+
+
+class StoppedError(RagFactoryError):
+    """Ctrl-C or SIGTERM ended the work at a place that is told."""
+
+    exit_code = 130
 
 
 class BackupError(RagFactoryError):

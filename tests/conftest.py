@@ -136,7 +136,13 @@ def dump() -> Callable[[DatabaseUrl], str]:
 
     def dump_schema(url: DatabaseUrl) -> str:
         return subprocess.run(
-            [pg_dump, "--schema-only", "--restrict-key=x", url.without_password().plain],
+            [
+                pg_dump,
+                "--schema-only",
+                "--restrict-key=x",
+                "--exclude-schema=rag_factory",
+                url.without_password().plain,
+            ],
             env={**os.environ, "PGPASSWORD": url.password},
             capture_output=True,
             text=True,

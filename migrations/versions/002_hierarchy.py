@@ -18,6 +18,8 @@ down_revision = "001"
 branch_labels = None
 depends_on = None
 
+# lint: ignore autocommit-not-alone: every step before and in the block can be repeated, as said above
+
 ADD_COLUMNS = """
 ALTER TABLE chunks
     ADD COLUMN IF NOT EXISTS parent_chunk_id uuid

@@ -19,6 +19,8 @@ down_revision = "021"
 branch_labels = None
 depends_on = None
 
+# lint: ignore autocommit-not-alone: what comes before the block only reads
+
 REFUSE_DUPLICATES = """
 DO $$
 DECLARE

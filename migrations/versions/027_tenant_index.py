@@ -5,7 +5,8 @@ Revises: 026
 
 The technique: a partial index, so that only those pay who use it: an application without tenants has no row
 in it. Under row security it finds one tenant's chunks where an operator of the query may not use its own
-index; docs/howto/many-tenants.md says which those are.
+index; docs/howto/many-tenants.md says which those are. On collections it serves the foreign key: deleting a
+tenant looks for those that belong to it.
 """
 
 import sqlalchemy as sa
@@ -16,7 +17,7 @@ down_revision = "026"
 branch_labels = None
 depends_on = None
 
-NAME = "idx_chunks_tenant_id"
+TABLES = ("chunks", "collections")
 
 # A lock timeout also ends the wait of CREATE INDEX CONCURRENTLY for older transactions, which holds up
 # nobody.
@@ -30,19 +31,22 @@ RESTORE_TIMEOUT = "SELECT set_config('lock_timeout', current_setting('rag_factor
 def upgrade() -> None:
     with op.get_context().autocommit_block():
         op.execute(LIFT_TIMEOUT)
-        op.drop_index(NAME, "chunks", if_exists=True, postgresql_concurrently=True)
-        op.create_index(
-            NAME,
-            "chunks",
-            ["tenant_id"],
-            postgresql_where=sa.text("tenant_id IS NOT NULL"),
-            postgresql_concurrently=True,
-        )
+        for table in TABLES:
+            name = f"idx_{table}_tenant_id"
+            op.drop_index(name, table, if_exists=True, postgresql_concurrently=True)
+            op.create_index(
+                name,
+                table,
+                ["tenant_id"],
+                postgresql_where=sa.text("tenant_id IS NOT NULL"),
+                postgresql_concurrently=True,
+            )
         op.execute(RESTORE_TIMEOUT)
 
 
 def downgrade() -> None:
     with op.get_context().autocommit_block():
         op.execute(LIFT_TIMEOUT)
-        op.drop_index(NAME, "chunks", if_exists=True, postgresql_concurrently=True)
+        for table in TABLES:
+            op.drop_index(f"idx_{table}_tenant_id", table, if_exists=True, postgresql_concurrently=True)
         op.execute(RESTORE_TIMEOUT)

@@ -87,9 +87,12 @@ class DatabaseConfig(BaseSettings):
         le=_LONGEST_SECONDS,
         description="How long one statement of a migration may run; 0: for ever.",
     )
+    db_lock_retries: int = Field(
+        10, ge=0, le=1000, description="How often a revision that met a lock is tried again."
+    )
     backup_folder: Path = Field(Path("backups"), description="Where backups go, from the project's root.")
-    embedding_dimensions: int = Field(
-        1536, ge=1, le=16000, description="The length of the vectors in chunks.embedding."
+    backups_kept: int = Field(
+        10, ge=0, description="How many backups of a database stay when a new one is made; 0: all."
     )
     embedded_data_folder: Path = Field(
         Path(".rag_factory/server"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -17,6 +18,8 @@ from rag_factory.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rag_factory.database.url import DatabaseUrl
 
 APPLICATION_NAME = "rag-factory"
@@ -41,7 +44,9 @@ def connect(
     try:
         # psycopg's annotation knows its own options, not libpq's, which are all texts.
         connection = psycopg.connect(**(given | url.libpq), autocommit=True)  # type: ignore[arg-type]
-        connection.read_only = read_only
+        if read_only:
+            # psycopg's own attribute is for the transactions that it begins; in autocommit it begins none.
+            connection.execute("SET default_transaction_read_only = on")
     except psycopg.Error as error:
         # The server may say it in any language; this one case decides what a task does.
         if url.database not in MAINTENANCE_DATABASES and _is_missing(url, error, given):
@@ -110,6 +115,15 @@ def translate(error: BaseException, url: DatabaseUrl) -> RagFactoryError:
                 f"The connection to {place} was lost: {primary}.", fix="Run the task again when it is back."
             )
     return RagFactoryError(f"{place}: {primary} (SQLSTATE {state}).")
+
+
+@contextmanager
+def translated(url: DatabaseUrl) -> Iterator[None]:
+    """Turn the psycopg errors of the body into ours."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translate(error, url) from error
 
 
 def _translate_connect(text: str, url: DatabaseUrl) -> RagFactoryError:

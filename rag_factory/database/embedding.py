@@ -6,9 +6,10 @@ import math
 import re
 from collections import Counter
 from hashlib import blake2b
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from rag_factory.errors import UsageError
+from rag_factory.errors import SettingsError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,6 +33,25 @@ class Embedder(Protocol):
 
     def embed(self, texts: Sequence[str]) -> Embeddings:
         """Compute the embeddings, shape (len(texts), dimensions), finite; the same text gives the same."""
+
+
+def load_embedder(name: str, said: str) -> Embedder:
+    """Make the embedder of this name, `package.module:Class`; the class takes no arguments.
+
+    said: what names it, as the beginning of a sentence. Raises SettingsError: there is none of that name, or
+    it can't be made.
+    """
+    try:
+        module, _, attribute = name.partition(":")
+        embedder: Embedder = getattr(import_module(module), attribute)()
+        # Asked for here: a class that lacks one of them is no embedder.
+        _ = embedder.dimensions, embedder.name, embedder.embed
+    except Exception as error:  # whatever somebody else's code raises, such as for want of a key
+        raise SettingsError(
+            f"{said}, which can't be made: {error}.",
+            fix="Name a class that takes no arguments, like app.embedding:MyEmbedder.",
+        ) from error
+    return embedder
 
 
 class OfflineEmbedder:

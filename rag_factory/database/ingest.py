@@ -37,12 +37,14 @@ SEND_BYTES = 1_000_000
 
 _COLUMNS = ", ".join(COLUMNS)
 _STAGED = "pg_temp.ingested_chunks"
+_AS_ENCODED = _COLUMNS.replace("embedding", "embedding::vector AS embedding")
 
 _READ_TARGET = text("""
     SELECT nullif(atttypmod, -1) AS dimensions,
-           row_security_active('chunks'::regclass) AS confined,
+           row_security_active('chunks'::regclass) OR typname <> 'vector' AS staged,
            current_tenant_id() IS NOT NULL AS has_tenant
-    FROM pg_attribute WHERE attrelid = 'chunks'::regclass AND attname = 'embedding'
+    FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
+    WHERE attrelid = 'chunks'::regclass AND attname = 'embedding'
 """)
 # Written out for NULLs, which an index finds by IS NULL and not by IS NOT DISTINCT FROM.
 _FIND = """
@@ -137,7 +139,7 @@ class _Ingest:
         self._waiting_bytes = 0
         target = session.execute(_READ_TARGET).one()
         self._dimensions: int | None = target.dimensions
-        self._confined: bool = target.confined
+        self._staged: bool = target.staged
         self._find = text(_FIND.format(tenant="= current_tenant_id()" if target.has_tenant else "IS NULL"))
 
     def run(self, documents: Iterable[NewDocument]) -> IngestReport:
@@ -239,15 +241,18 @@ class _Ingest:
         ]
 
     def _store_chunks(self, stored: Sequence[tuple[UUID, EncodedDocument]]) -> None:
-        """Copy the rows into chunks; by a table beside it where row level security forbids COPY."""
+        """Copy the rows into chunks; by a table beside it where COPY can't go.
+
+        That is, where row level security forbids it, and where embeddings are stored as halfvec.
+        """
         blocks = _join(
             block for document_id, encoded in stored for block in encoded.rows.blocks(beginning(document_id))
         )
-        if not self._confined:
+        if not self._staged:
             send(self._session, f"COPY chunks ({_COLUMNS}) FROM STDIN WITH (FORMAT BINARY)", blocks)
             return
         self._session.execute(
-            text(f"CREATE TEMPORARY TABLE {_STAGED} AS SELECT {_COLUMNS} FROM chunks WITH NO DATA")
+            text(f"CREATE TEMPORARY TABLE {_STAGED} AS SELECT {_AS_ENCODED} FROM chunks WITH NO DATA")
         )
         send(self._session, f"COPY {_STAGED} ({_COLUMNS}) FROM STDIN WITH (FORMAT BINARY)", blocks)
         self._session.execute(text(f"INSERT INTO chunks ({_COLUMNS}) SELECT {_COLUMNS} FROM {_STAGED}"))

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import errors, sql
 
-from rag_factory.database.driver import MAINTENANCE_DATABASES, connect, connect_maintenance, translate
+from rag_factory.database.driver import MAINTENANCE_DATABASES, connect, connect_maintenance, translated
 from rag_factory.errors import ExtensionError, RefusedError
 from rag_factory.migrate.state import check_pgvector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from rag_factory.database.url import DatabaseUrl
     from rag_factory.migrate.project import Project
     from rag_factory.migrate.target import Target
 
@@ -33,7 +31,7 @@ def create_database(target: Target, project: Project, *, strategy: str = "WAL_LO
     name = target.url.database
     created = []
     timeout = target.config.db_connect_timeout_seconds
-    with connect_maintenance(target.url, connect_timeout_seconds=timeout) as server, _translated(target.url):
+    with connect_maintenance(target.url, connect_timeout_seconds=timeout) as server, translated(target.url):
         exists = _one(server, "SELECT true FROM pg_database WHERE datname = %s", name)
         if not exists:
             _check_available(server, target, project)
@@ -58,7 +56,7 @@ def drop_database(target: Target) -> bool:
     if name in MAINTENANCE_DATABASES:
         raise RefusedError(f"{name} is a database that the server itself needs: it is not dropped.")
     timeout = target.config.db_connect_timeout_seconds
-    with connect_maintenance(target.url, connect_timeout_seconds=timeout) as server, _translated(target.url):
+    with connect_maintenance(target.url, connect_timeout_seconds=timeout) as server, translated(target.url):
         if not _one(server, "SELECT true FROM pg_database WHERE datname = %s", name):
             return False
         server.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
@@ -84,7 +82,7 @@ def check_server(target: Target, project: Project) -> None:
     Raises NotReadyError: it can't be reached, or lacks one.
     """
     timeout = target.config.db_connect_timeout_seconds
-    with connect_maintenance(target.url, connect_timeout_seconds=timeout) as server, _translated(target.url):
+    with connect_maintenance(target.url, connect_timeout_seconds=timeout) as server, translated(target.url):
         _check_available(server, target, project)
 
 
@@ -106,7 +104,7 @@ def _create_extensions(target: Target, project: Project) -> Sequence[str]:
     """Create the extensions that the database lacks."""
     created = []
     timeout = target.config.db_connect_timeout_seconds
-    with connect(target.url, connect_timeout_seconds=timeout) as database, _translated(target.url):
+    with connect(target.url, connect_timeout_seconds=timeout) as database, translated(target.url):
         for name in project.extensions:
             query = "SELECT extversion FROM pg_extension WHERE extname = %s"
             installed = _one(database, query, name)
@@ -127,11 +125,3 @@ def _one(connection: psycopg.Connection[Any], query: str, *values: str) -> Any:
     """The first column of the first row; None when there is no row."""
     row = connection.execute(query.encode(), values or None).fetchone()
     return row[0] if row else None
-
-
-@contextmanager
-def _translated(url: DatabaseUrl) -> Iterator[None]:
-    try:
-        yield
-    except psycopg.Error as error:
-        raise translate(error, url) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from importlib.util import find_spec
 from logging.config import fileConfig
 from pathlib import Path
@@ -22,8 +22,13 @@ from rag_factory.database.config import DatabaseConfig
 from rag_factory.database.driver import APPLICATION_NAME, NO_ENVIRONMENT, translate
 from rag_factory.database.url import DatabaseUrl, scrub
 from rag_factory.errors import HistoryError, NotReadyError, RagFactoryError
+from rag_factory.migrate.bookkeeping import OWN_SCHEMAS
+from rag_factory.migrate.by_hand import is_migrating, locked_by_hand, recorder
+
+# Importing it registers all that revisions have as op.…
+from rag_factory.migrate.operations.enums import take_name
 from rag_factory.migrate.project import Project
-from rag_factory.migrate.target import reach
+from rag_factory.migrate.target import Target, reach
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +36,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy import Connection, MetaData
 
-    from rag_factory.migrate.target import Target
+    from rag_factory.migrate.ledger import Ledger
 
 # Both wildcards are needed: a list replaces Alembic's own, and without ours functions, triggers and views
 # are compared by nobody, in silence.
@@ -39,6 +44,10 @@ PLUGINS = ("alembic.autogenerate.*", "alembic.ext.checkconstraint_byname", "alem
 _IDENTITY = "SELECT current_database(), pg_postmaster_start_time()"
 # Imported for their effect: each registers its comparators with Alembic.
 _PLUGIN_PACKAGES = ("alembic_pg_autogen", "alembic_postgresql_enum")
+# A migrator that is killed leaves its statement running; the server looks this often whether it is gone.
+# Servers on Windows can't.
+_NOTICE_DEATH = """CASE WHEN version() !~* 'windows|visual c|msvc|mingw'
+    THEN set_config('client_connection_check_interval', '2s', false) END"""
 
 
 def run_environment(
@@ -52,7 +61,8 @@ def run_environment(
     """Run what Alembic was asked for, online or offline.
 
     The database is the caller's `config.attributes["connection"]`, else its `sqlalchemy.url`, else the one
-    of the settings. Each revision runs in a transaction of its own, with the settings' timeouts.
+    of the settings. Each revision runs in a transaction of its own, with the settings' timeouts. Where a
+    plain alembic command changes a database, the migrator lock is held, and the ledger kept.
     functions, triggers, views: the CREATE statements of all that the models need besides tables; autogenerate
     holds the database against them. options: passed on to `context.configure`, over the defaults here.
     """
@@ -61,7 +71,7 @@ def run_environment(
     if by_hand and config.config_file_name is not None:
         fileConfig(config.config_file_name, disable_existing_loggers=False)
     root = Path(config.config_file_name or config.toml_file_name or "").absolute().parent
-    *schema, table = Project(root).version_table
+    *schema, table = config.attributes.get("version_table") or Project(root).version_table
     configuration: dict[str, Any] = {
         "target_metadata": metadata,
         "transaction_per_migration": True,
@@ -74,6 +84,7 @@ def run_environment(
         "pg_triggers": triggers,
         "pg_views": views,
     } | options
+    configuration["include_name"] = _leave_ours_out(configuration.get("include_name"))
     if context.is_offline_mode():
         context.configure(
             dialect_name="postgresql",
@@ -85,7 +96,9 @@ def run_environment(
             context.run_migrations()
         return
     try:
-        with _connection(root) as connection:
+        with _connection(root, migrating=by_hand and is_migrating(config)) as (connection, ledger):
+            if ledger is not None:
+                configuration["on_version_apply"] = recorder(ledger, configuration.get("on_version_apply"))
             context.configure(connection=connection, **configuration)
             with context.begin_transaction():
                 context.run_migrations()
@@ -97,9 +110,12 @@ def run_environment(
 
 
 @contextmanager
-def open_connection(url: DatabaseUrl, config: DatabaseConfig) -> Iterator[Connection]:
+def open_connection(
+    url: DatabaseUrl, config: DatabaseConfig, *, work_key: int | None = None
+) -> Iterator[Connection]:
     """Open one connection for migrations: no pool, and the settings' timeouts set on the session.
 
+    work_key: an advisory lock that it shares, by which the migrator's sessions are known.
     They are set on every other session too that is opened meanwhile: an env.py may open its own.
     Raises NotReadyError: the database can't be reached.
     """
@@ -107,7 +123,7 @@ def open_connection(url: DatabaseUrl, config: DatabaseConfig) -> Iterator[Connec
     engine = create_engine(
         "postgresql+psycopg://", poolclass=NullPool, connect_args=NO_ENVIRONMENT | given | url.libpq
     )
-    with _timeouts(config):
+    with _timeouts(config, work_key):
         try:
             connection = engine.connect()
         except DBAPIError as error:
@@ -222,7 +238,7 @@ def require_target(config: Config, scripts: ScriptDirectory, connection: Connect
 
 
 @contextmanager
-def _timeouts(config: DatabaseConfig) -> Iterator[None]:
+def _timeouts(config: DatabaseConfig, work_key: int | None) -> Iterator[None]:
     """Set the settings' timeouts on each connection that SQLAlchemy opens in the body.
 
     The server's own limit on idle sessions is lifted: ours is idle while env.py works on one of its own.
@@ -233,6 +249,9 @@ def _timeouts(config: DatabaseConfig) -> Iterator[None]:
         "idle_session_timeout": 0,
     }
     calls = ", ".join(f"set_config('{name}', '{value}ms', false)" for name, value in timeouts.items())
+    calls += f", {_NOTICE_DEATH}"
+    if work_key is not None:
+        calls += f", pg_advisory_lock_shared({work_key})"
 
     def set_timeouts(connection: Any, _: Any) -> None:
         cursor = connection.cursor()
@@ -248,17 +267,34 @@ def _timeouts(config: DatabaseConfig) -> Iterator[None]:
 
 
 @contextmanager
-def _connection(root: Path) -> Iterator[Connection]:
-    """Take the caller's connection, or open one to the caller's URL or to the settings' database."""
+def _connection(root: Path, *, migrating: bool) -> Iterator[tuple[Connection, Ledger | None]]:
+    """Take the caller's connection, or open one to the caller's URL or to the settings' database.
+
+    migrating: nobody else has taken the migrator lock: hold it, and keep the ledger.
+    """
     given = context.config.attributes.get("connection")
     if given is not None:
-        yield given
+        yield given, None
         return
     settings = DatabaseConfig.load(root)
     text = context.config.get_main_option("sqlalchemy.url")
-    url = DatabaseUrl.parse(text, name="sqlalchemy.url") if text else reach(settings).url
-    with open_connection(url, settings) as connection:
-        yield connection
+    target = Target(DatabaseUrl.parse(text, name="sqlalchemy.url"), settings) if text else reach(settings)
+    with ExitStack() as stack:
+        ledger, work_key = None, None
+        if migrating:
+            work_key, ledger = stack.enter_context(locked_by_hand(target, Project(root)))
+        yield stack.enter_context(open_connection(target.url, settings, work_key=work_key)), ledger
+
+
+def _leave_ours_out(others: Any) -> Callable[[str | None, str, Any], bool]:
+    """Let autogenerate not see the engine's own schema, where it compares all of them."""
+
+    def include(name: str | None, kind: str, parents: Any) -> bool:
+        if kind == "schema" and name in OWN_SCHEMAS:
+            return False
+        return True if others is None else bool(others(name, kind, parents))
+
+    return include
 
 
 def _plugins() -> list[str]:
@@ -266,4 +302,5 @@ def _plugins() -> list[str]:
     for package in _PLUGIN_PACKAGES:
         if find_spec(package) is not None:
             __import__(package)
+    take_name()
     return list(PLUGINS)

@@ -44,7 +44,7 @@ class History:
                 raise HistoryError(
                     f"Two files have the revision id {revision.id}: {by_id[revision.id].path.name} and "
                     f"{revision.path.name}.",
-                    fix="Give one of them an id of its own.",
+                    fix="Give one of them an id of its own; where ids are numbers: invoke db.rechain FILE",
                 )
             by_id[revision.id] = revision
         self.labels = {label: revision.id for revision in by_id.values() for label in revision.labels}
@@ -56,14 +56,7 @@ class History:
 
         Raises HistoryError: a file is no valid Python, two share an id, or a parent is missing.
         """
-        folder = project.versions_folder
-        if folder is not None and folder.is_dir():
-            # As Alembic does: an editor's lock files are no revisions.
-            files = (path for path in folder.glob("*.py") if not path.name.startswith((".#", "__init__")))
-            read = [_read_file(path) for path in files]
-            if None not in read:
-                return cls(revision for revision in read if revision is not None)
-        return cls(_read_through_alembic(project))
+        return cls(read_revisions(project))
 
     @cached_property
     def heads(self) -> tuple[str, ...]:
@@ -201,6 +194,18 @@ class History:
             else:
                 ordered[todo.pop()] = revision
         return ordered
+
+
+def read_revisions(project: Project) -> list[Revision]:
+    """Read the project's revision files, in no order, whether they make a history or not."""
+    folder = project.versions_folder
+    if folder is not None and folder.is_dir():
+        # As Alembic does: an editor's lock files are no revisions.
+        files = (path for path in folder.glob("*.py") if not path.name.startswith((".#", "__init__")))
+        read = [_read_file(path) for path in files]
+        if None not in read:
+            return [revision for revision in read if revision is not None]
+    return _read_through_alembic(project)
 
 
 def _read_file(path: Path) -> Revision | None:

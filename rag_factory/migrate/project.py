@@ -30,10 +30,15 @@ class Project:
     minimum_pgvector (default "0.8.4"): refuse a server whose pgvector is older.
     template_files (default none): files, folders or globs outside of the script folder that revisions read;
     they join the key of the test template.
+    drift_ignore (default none): globs on the names of what db.drift shall not report, such as
+    "extension pg_stat_statements" or "public.staging_*".
     version_table, version_table_schema: as given to Alembic's `context.configure`, if at all.
+
+    version_schema: the schema of one tenant, which has a version table of its own.
     """
 
     root: Path
+    version_schema: str | None = None
 
     @property
     def ini(self) -> Path | None:
@@ -64,9 +69,14 @@ class Project:
         return str(self._setting("minimum_pgvector", str, "0.8.4"))
 
     @property
+    def drift_ignore(self) -> tuple[str, ...]:
+        """Globs on what may be in a database beside the revisions' schema."""
+        return tuple(self._setting("drift_ignore", list, []))
+
+    @property
     def version_table(self) -> tuple[str, ...]:
         """The name of Alembic's version table, with its schema first when one is set."""
-        schema = self._setting("version_table_schema", str, "")
+        schema = self.version_schema or self._setting("version_table_schema", str, "")
         table = self._setting("version_table", str, "alembic_version")
         return (schema, table) if schema else (table,)
 
@@ -120,6 +130,7 @@ class Project:
         if url is not None:
             # The ini format reads % as a reference.
             config.set_main_option("sqlalchemy.url", url.sqlalchemy.replace("%", "%%"))
+        config.attributes["version_table"] = self.version_table
         return config
 
     @cached_property

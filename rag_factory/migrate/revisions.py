@@ -10,6 +10,7 @@ from alembic import command
 
 from rag_factory.database.url import DatabaseUrl
 from rag_factory.errors import NotReadyError, UsageError
+from rag_factory.migrate.branches import note_head
 from rag_factory.migrate.environment import explained, load_scripts, open_connection
 
 if TYPE_CHECKING:
@@ -44,10 +45,11 @@ def write_revision(target: Target, project: Project, message: str) -> Path | Non
             open_connection(target.url, target.config) as connection,
         ):
             config.attributes["connection"] = connection
-            return _path(
+            return _noted(
+                project,
                 command.revision(
                     config, _checked(message), autogenerate=True, process_revision_directives=stop_if_empty
-                )
+                ),
             )
     except _NothingToWriteError:
         return None
@@ -60,14 +62,14 @@ def write_empty_revision(project: Project, message: str) -> Path:
     """
     config = project.alembic_config(None)
     with _writing(config):
-        return _path(command.revision(config, _checked(message)))
+        return _noted(project, command.revision(config, _checked(message)))
 
 
 def write_merge(project: Project, heads: Sequence[str], message: str) -> Path:
     """Write a revision that joins several heads into one. Needs no database. Raises as above."""
     config = project.alembic_config(None)
     with _writing(config):
-        return _path(command.merge(config, list(heads), _checked(message)))
+        return _noted(project, command.merge(config, list(heads), _checked(message)))
 
 
 @contextmanager
@@ -94,7 +96,8 @@ def _checked(message: str) -> str:
     return line
 
 
-def _path(script: Any) -> Path:
-    """The file of what Alembic wrote: one script, or a list with one."""
+def _noted(project: Project, script: Any) -> Path:
+    """The file of what Alembic wrote, one script or a list with one; noted as the newest revision."""
     one = script[0] if isinstance(script, (list, tuple)) else script
+    note_head(project, one.revision)
     return Path(one.path)

@@ -6,59 +6,80 @@ import io
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from alembic import command
 from alembic.runtime.environment import EnvironmentContext
-from alembic.runtime.migration import MigrationStep
 
 from rag_factory.database.url import DatabaseUrl
-from rag_factory.errors import RagFactoryError, RefusedError
+from rag_factory.errors import LockedError, NotReadyError, RagFactoryError, RefusedError, StoppedError
 from rag_factory.migrate.environment import explained, load_scripts, open_connection, require_target
+from rag_factory.migrate.ledger import Ledger
 from rag_factory.migrate.lock import migrator_lock
+from rag_factory.migrate.preflight import check_left_overs, find_warnings
+from rag_factory.migrate.retry import pause_seconds
 from rag_factory.migrate.state import read_revisions, read_state
+from rag_factory.migrate.steps import Applied, Direction, Steps, alembic_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     import psycopg
     from alembic.config import Config
+    from alembic.runtime.migration import MigrationStep
     from alembic.script import ScriptDirectory
 
     from rag_factory.migrate.history import History, Revision
+    from rag_factory.migrate.lock import LockKeys
+    from rag_factory.migrate.progress import Progress
     from rag_factory.migrate.project import Project
     from rag_factory.migrate.target import Target
+    from rag_factory.migrate.watch import Blocker
 
-Direction = Literal["up", "down"]
+__all__ = ["DEFAULT_WAIT_SECONDS", "Applied", "Direction", "Runner", "migration_sql"]
+
 # How long a migrator waits for another one, unless it is told otherwise.
 DEFAULT_WAIT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Applied:
-    """A revision that was just applied or taken back, and the time it took."""
+class _Work:
+    """What a migrator has while it holds the lock: its session, and Alembic's connection in the config."""
 
-    revision: Revision
-    direction: Direction
-    milliseconds: float
+    config: Config
+    session: psycopg.Connection[Any]
+    keys: LockKeys
+    ledger: Ledger | None
 
 
 @dataclass(frozen=True)
 class Runner:
-    """Migrates one target. on_applied is told each revision as it is done, on_wait what is waited for."""
+    """Migrates one target.
+
+    on_applied is told each revision as it is done, on_wait what is waited for, or wrong but no error.
+    on_running is told, from another thread, a revision that takes long and its seconds so far.
+    before_first is called with the revisions to run: under the lock, before anything is changed.
+    on_progress: told how far long work is, by the online operations.
+    keep_ledger: False for a database of nobody's, made to be dropped.
+    """
 
     target: Target
     project: Project
     history: History
     on_applied: Callable[[Applied], None] = lambda _: None
     on_wait: Callable[[str], None] = lambda _: None
+    on_running: Callable[[Revision, Direction, float], None] = lambda *_: None
+    before_first: Callable[[Sequence[Revision]], None] = lambda _: None
+    on_progress: Callable[[Progress], None] | None = None
     wait_seconds: float = DEFAULT_WAIT_SECONDS
+    keep_ledger: bool = True
 
     def upgrade(self, to: str | None) -> tuple[str, ...]:
         """Apply all up to the revision `to`, an id. Returns the revisions the database is then at.
 
         Raises RagFactoryError: a revision failed; it is rolled back, those before it stay.
         Raises LockedError: another migrator, or a lock on a table, stood in the way.
+        Raises StoppedError: Ctrl-C; the running revision is rolled back.
         """
         return self._run("up", lambda current: self.history.pending(current, to))
 
@@ -86,32 +107,64 @@ class Runner:
 
         purge: empty the version table first, also of revisions this checkout lacks.
         """
-        with self._locked() as (config, _):
-            scripts = load_scripts(config)
-            require_target(config, scripts, config.attributes["connection"], self.target)
+        with self._locked() as work:
+            scripts = load_scripts(work.config)
+            require_target(work.config, scripts, work.config.attributes["connection"], self.target)
             with explained(f"Stamping {self.target.place}", self.target.url):
-                command.stamp(config, to or "base", purge=purge)
+                command.stamp(work.config, to or "base", purge=purge)
+            if work.ledger is not None:
+                work.ledger.record(to or "base", self.history.revisions[to].path if to else None, "stamp")
         return read_state(self.target, self.project).revisions
 
+    def accept(self, revision: Revision) -> None:
+        """Write into the ledger that an applied revision's file is right as it is now.
+
+        Raises NotReadyError: no ledger can be kept here.
+        """
+        with self._locked() as work:
+            if work.ledger is None:
+                raise NotReadyError(f"{self.target.place} keeps no ledger that this role may write.")
+            work.ledger.record(revision.id, revision.path, "accept")
+
     def _run(
+        self, direction: Direction, choose: Callable[[Sequence[str]], Sequence[Revision]]
+    ) -> tuple[str, ...]:
+        done: list[Revision] = []
+        try:
+            with self._locked() as work:
+                return self._migrate(work, direction, choose, done)
+        except KeyboardInterrupt as stop:
+            if not self.keep_ledger:
+                raise
+            what = "applied" if direction == "up" else "taken back"
+            names = ", ".join(revision.id for revision in done) or "nothing"
+            raise StoppedError(
+                f"Stopped. In this run, {what}: {names}; what was begun is rolled back. {self._where_now()}",
+                fix="To go on, run the task again.",
+            ) from stop
+
+    def _migrate(
         self,
+        work: _Work,
         direction: Direction,
         choose: Callable[[Sequence[str]], Sequence[Revision]],
+        done: list[Revision],
     ) -> tuple[str, ...]:
-        with self._locked() as (config, session):
-            # Read under the lock: another migrator may have been at work until now.
-            before = read_state(self.target, self.project, session)
-            before.check(self.project, self.target.place)
-            self.history.check_known(before.revisions, where=self.target.place)
-            chosen = choose(before.revisions)
-            if not chosen:
-                return before.revisions
-            scripts = load_scripts(config)
-            require_target(config, scripts, config.attributes["connection"], self.target)
-            rest = chosen
-            while rest:
-                rest = rest[self._step(config, scripts, rest, direction) :]
-            after = read_revisions(self.target, self.project, session)
+        # Read under the lock: another migrator may have been at work until now.
+        before = read_state(self.target, self.project, work.session)
+        before.check(self.project, self.target.place)
+        before.check_history(self.history, self.target.place)
+        chosen = choose(before.revisions)
+        self._warn_first(work, before.revisions, chosen)
+        if not chosen:
+            return before.revisions
+        scripts = load_scripts(work.config)
+        require_target(work.config, scripts, work.config.attributes["connection"], self.target)
+        self.before_first(chosen)
+        self._work_through(chosen, self._steps(work, scripts, direction), done)
+        if direction == "up":
+            check_left_overs(work.session, done)
+        after = read_revisions(self.target, self.project, work.session)
         if after == before.revisions:
             raise RagFactoryError(
                 f"Alembic ran {len(chosen)} revisions, but "
@@ -121,56 +174,76 @@ class Runner:
             )
         return after
 
-    def _step(
-        self,
-        config: Config,
-        scripts: ScriptDirectory,
-        revisions: Sequence[Revision],
-        direction: Direction,
-    ) -> int:
-        """Run env.py for the first of these revisions, or for all of them when it commits each by itself.
+    def _warn_first(self, work: _Work, current: Sequence[str], chosen: Sequence[Revision]) -> None:
+        """Tell what an earlier run left, and what may hold this one up."""
+        told = work.ledger.recover(self.history.lineage(current)) if work.ledger else []
+        if chosen and self.keep_ledger:
+            told += find_warnings(work.session)
+        for text in told:
+            self.on_wait(text)
 
-        Returns how many that were.
-        """
-        begun: list[Revision] = []
-        started = time.perf_counter()
+    def _steps(self, work: _Work, scripts: ScriptDirectory, direction: Direction) -> Steps:
+        def tell_blocked(revision: Revision, blockers: Sequence[Blocker]) -> None:
+            self.on_wait(f"{revision.id} waits for {'; '.join(map(str, blockers))}")
 
-        def steps(_: Any, context: Any) -> Iterator[MigrationStep]:
-            nonlocal started
-            for revision in revisions:
-                # Now env.py has imported the models and connected: neither is the revision's time.
-                started = time.perf_counter()
-                begun.append(revision)
-                yield _alembic_step(scripts, revision, direction)
-                if not context.opts.get("transaction_per_migration"):
-                    return
-                # Alembic asks for the next one when this one is committed.
-                tell()
+        return Steps(
+            target=self.target,
+            config=work.config,
+            scripts=scripts,
+            session=work.session,
+            work_key=work.keys.work,
+            ledger=work.ledger,
+            direction=direction,
+            on_applied=self.on_applied,
+            on_blocked=tell_blocked,
+            on_running=self.on_running,
+        )
 
-        def tell() -> None:
-            milliseconds = (time.perf_counter() - started) * 1000
-            self.on_applied(Applied(begun[-1], direction, milliseconds))
-            told.append(begun[-1])
+    def _work_through(self, chosen: Sequence[Revision], steps: Steps, done: list[Revision]) -> None:
+        """Run the revisions, each again for as long as only a lock stands in its way."""
+        rest, tries = chosen, 0
+        while rest:
+            try:
+                rest = rest[steps.run(rest) :]
+            except LockedError as problem:
+                rest = rest[len(steps.done) :]
+                tries = 0 if steps.done else tries
+                self._check_retry(problem, steps, tries)
+                pause = pause_seconds(tries)
+                tries += 1
+                self.on_wait(
+                    f"{rest[0].id} did not get its lock and is rolled back; trying again in {pause:.1f} s "
+                    f"({tries} of {self.target.config.db_lock_retries}); held by: {_names(steps.blockers)}"
+                )
+                time.sleep(pause)
+            except RagFactoryError as problem:
+                problem.what = f"{problem.what} {self._where_now()}"
+                raise
+            else:
+                tries = 0
+            finally:
+                done += steps.done
+                steps.config.attributes["connection"].rollback()
 
-        def doing() -> str:
-            revision = begun[-1] if begun else revisions[0]
-            return f"{verb} {revision.id} ({revision.path.name})"
-
-        told: list[Revision] = []
-        verb = "Applying" if direction == "up" else "Taking back"
-        try:
-            with (
-                explained(doing, self.target.url),
-                EnvironmentContext(config, scripts, fn=steps, destination_rev=revisions[-1].id),
-            ):
-                scripts.run_env()
-        except RagFactoryError as problem:
-            problem.what = f"{problem.what} {self._where_now()}"
-            raise
-        if told != begun:
-            tell()
-        # An env.py that runs nothing is found out by the version table.
-        return len(begun) or len(revisions)
+    def _check_retry(self, problem: LockedError, steps: Steps, tries: int) -> None:
+        """Raise the problem where another try is not safe, or there were enough."""
+        if steps.repeatable and tries < self.target.config.db_lock_retries:
+            return
+        told = [problem.what]
+        if not steps.repeatable:
+            told.append(
+                "A part of the revision was committed, so it is not tried again by itself: if each of its "
+                "steps can be repeated, say so in it by the line `repeatable = True`."
+            )
+        elif tries:
+            told.append(f"Tried {tries + 1} times.")
+        told.append(f"Held by: {_names(steps.blockers)}. {self._where_now()}")
+        problem.what = " ".join(told)
+        end = "see pg_stat_activity and pg_prepared_xacts"
+        if steps.blockers and steps.blockers[0].pid:
+            end = f"SELECT pg_terminate_backend({steps.blockers[0].pid})"
+        problem.fix = f"Wait until that transaction is over, or end it ({end}), then run the task again."
+        raise problem
 
     def _where_now(self) -> str:
         try:
@@ -180,15 +253,26 @@ class Runner:
         return f"The database is at {', '.join(now) or 'base'}."
 
     @contextmanager
-    def _locked(self) -> Iterator[tuple[Config, psycopg.Connection[Any]]]:
+    def _locked(self) -> Iterator[_Work]:
         """Hold the migrator lock, and a connection for Alembic besides the session that holds it."""
         config = self.project.alembic_config(self.target.url)
+        target, project = self.target, self.project
         with (
-            migrator_lock(self.target, wait_seconds=self.wait_seconds, on_wait=self.on_wait) as session,
-            open_connection(self.target.url, self.target.config) as connection,
+            migrator_lock(target, project, wait_seconds=self.wait_seconds, on_wait=self.on_wait) as (
+                session,
+                keys,
+            ),
+            open_connection(target.url, target.config, work_key=keys.work) as connection,
         ):
             config.attributes["connection"] = connection
-            yield config, session
+            config.attributes["on_notice"] = self.on_wait
+            config.attributes["on_progress"] = self.on_progress
+            ledger = Ledger.open(session, project, self.on_wait) if self.keep_ledger else None
+            yield _Work(config, session, keys, ledger)
+
+
+def _names(blockers: Sequence[Blocker]) -> str:
+    return "; ".join(map(str, blockers)) or "unknown, gone when we looked"
 
 
 def migration_sql(
@@ -202,7 +286,7 @@ def migration_sql(
     scripts = load_scripts(config)
 
     def steps(_: Any, __: Any) -> list[MigrationStep]:
-        return [_alembic_step(scripts, revision, direction) for revision in revisions]
+        return [alembic_step(scripts, revision, direction) for revision in revisions]
 
     start: Any = list(current) or "base"
     with (
@@ -214,9 +298,3 @@ def migration_sql(
     # A database taken back to base keeps its empty version table.
     if_missing = create_table.replace("TABLE", "TABLE IF NOT EXISTS", 1)
     return config.output_buffer.getvalue().replace(create_table, if_missing, 1)
-
-
-def _alembic_step(scripts: ScriptDirectory, revision: Revision, direction: Direction) -> MigrationStep:
-    script = scripts.get_revision(revision.id)
-    make = MigrationStep.upgrade_from_script if direction == "up" else MigrationStep.downgrade_from_script
-    return make(scripts.revision_map, script)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,11 @@ from psycopg import sql
 
 from rag_factory.database.driver import connect, connect_maintenance, translate
 from rag_factory.database.url import scrub
-from rag_factory.errors import NotReadyError, RagFactoryError, ServerError
+from rag_factory.errors import LockedError, NotReadyError, RagFactoryError, ServerError
 from rag_factory.migrate.bookkeeping import OWN_SCHEMAS
 from rag_factory.migrate.creation import create_database, drop_database
 from rag_factory.migrate.programs import program, program_environment
-from rag_factory.migrate.runner import Runner
+from rag_factory.migrate.properties import setting_statement
 from rag_factory.migrate.state import read_revisions
 from rag_factory.migrate.target import Target, anchored, embedded_url
 
@@ -66,9 +67,12 @@ def migrated_scratch(
     target: Target, project: Project, history: History, revision: str | None
 ) -> Iterator[Target]:
     """Make a scratch database at `revision` for the body, by running the revisions from the first one."""
+    # Imported here: it loads Alembic, which a restored backup's scratch database does without.
+    from rag_factory.migrate.runner import Runner
+
     with scratch_name(target) as scratch:
         create_database(scratch, project)
-        Runner(scratch, project, history).upgrade(revision)
+        Runner(scratch, project, history, keep_ledger=False).upgrade(revision)
         yield scratch
 
 
@@ -96,11 +100,43 @@ def schema_copy(target: Target, project: Project) -> Iterator[Target]:
         yield scratch
 
 
+@contextmanager
+def loaded_scratch(target: Target, schema: bytes) -> Iterator[Target]:
+    """Make a scratch database with the schema that this SQL makes, for the body.
+
+    Raises RagFactoryError: the SQL can't be run there.
+    """
+    with scratch_name(target) as scratch:
+        timeout = target.config.db_connect_timeout_seconds
+        with connect_maintenance(scratch.url, connect_timeout_seconds=timeout) as server:
+            _create_like(server, scratch.url.database, [])
+        _load(scratch, schema)
+        yield scratch
+
+
 def dump_schema(target: Target, server_major: int) -> bytes:
-    """The target's schema as the SQL of pg_dump, without owners, grants and the engine's own tables."""
+    """The target's schema as the SQL of pg_dump, without owners, grants and the engine's own tables.
+
+    Waits for a table that somebody changes no longer than a migration would: who waits in that queue makes
+    others wait. Raises LockedError: that was too short.
+    """
+    wait = f"--lock-wait-timeout={round(target.config.db_lock_timeout_seconds * 1000)}"
     excluded = [f"--exclude-schema={name}" for name in OWN_SCHEMAS]
     options = ["--no-owner", "--no-privileges", "--no-publications", "--no-subscriptions", "--no-tablespaces"]
-    return _run("pg_dump", target, ["--schema-only", *options, *excluded], at_least=server_major)
+    began = time.monotonic()
+    try:
+        dump = _run("pg_dump", target, ["--schema-only", wait, *options, *excluded], at_least=server_major)
+    except RagFactoryError as error:
+        # Its words may be in any language, not the statement that it quotes; a missing right shows at once.
+        if "LOCK TABLE" in error.what and time.monotonic() - began >= target.config.db_lock_timeout_seconds:
+            said = " ".join(error.what.split())
+            raise LockedError(
+                f"A table in {target.place} is locked, and its schema can't be read: {said}",
+                fix="See who holds it in pg_stat_activity, then run the task again.",
+            ) from error
+        raise
+    # A newer pg_dump says so to an older server, which doesn't know it; it is the default anyway.
+    return dump.replace(b"\nSET transaction_timeout = 0;\n", b"\n", 1)
 
 
 def _load(scratch: Target, schema: bytes) -> None:
@@ -135,17 +171,9 @@ def _create_like(server: psycopg.Connection[Any], name: str, settings: list[tupl
         server.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(database))
         for setting, value in settings:
             if not setting.startswith("rag_factory."):
-                parts = sql.SQL(".").join(map(sql.Identifier, setting.split(".")))
-                change = sql.SQL("ALTER DATABASE {} SET {} TO ").format(database, parts)
-                # A list, such as a search_path, is kept as it would be written.
-                server.execute(change + (sql.SQL(value) if _is_list(setting) else sql.Literal(value)))
+                server.execute(setting_statement(database, None, setting, value))
     except psycopg.Error as error:
         raise RagFactoryError(f"The scratch database {name} can't be made: {error}.") from error
-
-
-def _is_list(setting: str) -> bool:
-    lists = {"search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries"}
-    return setting.lower() in lists
 
 
 def _with_right_to_create(target: Target) -> Target:

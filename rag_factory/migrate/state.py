@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -10,19 +10,24 @@ from psycopg import sql
 
 from rag_factory.database.driver import connect, translate
 from rag_factory.errors import ExtensionError, ServerError
+from rag_factory.migrate.ledger import READABLE, Mark, check_unedited, read_marks
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rag_factory.migrate.history import History
     from rag_factory.migrate.project import Project
     from rag_factory.migrate.target import Target
 
 OLDEST_POSTGRESQL = 15
-_STATE = """
+_STATE = f"""
     SELECT current_setting('server_version_num')::int,
            current_setting('server_version'),
            pg_database_size(current_database()),
            (SELECT extversion FROM pg_extension WHERE extname = 'vector'),
            (SELECT default_version FROM pg_available_extensions WHERE name = 'vector'),
-           pg_is_in_recovery()
+           pg_is_in_recovery(),
+           {READABLE}
 """
 
 
@@ -32,6 +37,7 @@ class DatabaseState:
 
     pgvector: the version installed in this database; None when it isn't. pgvector_available: the one that
     the server would install. revisions: what Alembic's version table holds; empty when there is none.
+    marks: what the ledger says was last done with each revision; empty when there is none.
     """
 
     server_version: str
@@ -41,6 +47,15 @@ class DatabaseState:
     pgvector_available: str | None
     revisions: tuple[str, ...]
     read_only: bool
+    marks: Mapping[str, Mark] = field(default_factory=dict)
+
+    def check_history(self, history: History, place: str) -> None:
+        """Hold the revisions of the database against the files.
+
+        Raises HistoryError: it is at one that this checkout lacks, or an applied one was edited since.
+        """
+        history.check_known(self.revisions, where=place)
+        check_unedited(history, self.revisions, self.marks, place)
 
     def check(self, project: Project, place: str) -> None:
         """Hold the server and its extension against what is supported.
@@ -68,10 +83,11 @@ def read_state(
         with connect(target.url, connect_timeout_seconds=timeout) as own_session:
             return read_state(target, project, own_session)
     try:
-        row = session.execute(_STATE).fetchone()
+        row = session.execute(_STATE.encode()).fetchone()
+        number, version, size_bytes, installed, available, read_only, has_ledger = _known(row)
+        marks = read_marks(session, project) if has_ledger else {}
     except psycopg.Error as error:
         raise translate(error, target.url) from error
-    number, version, size_bytes, installed, available, read_only = _known(row)
     return DatabaseState(
         server_version=version.split()[0],
         server_major=number // 10000,
@@ -80,6 +96,7 @@ def read_state(
         pgvector_available=available,
         revisions=read_revisions(target, project, session),
         read_only=read_only,
+        marks=marks,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -12,6 +11,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
 
 from rag_factory.database.embedding import OfflineEmbedder
+from rag_factory.database.embedding import load_embedder as make_embedder
 from rag_factory.database.ingest import IngestReport, NewChunk, NewDocument, ingest
 from rag_factory.database.markdown import PARAGRAPH, split_markdown
 from rag_factory.database.models import Collection, Document
@@ -56,20 +56,11 @@ def load_embedder(name: str | None) -> Embedder:
     if name is None:
         return OfflineEmbedder(DIMENSIONS)
     setting = f"embedder in [tool.rag_factory] of pyproject.toml is {name}"
-    try:
-        module, _, attribute = name.partition(":")
-        embedder: Embedder = getattr(import_module(module), attribute)()
-        # Asked for here: a class that lacks one of them is no embedder.
-        dimensions, _ = embedder.dimensions, (embedder.name, embedder.embed)
-    except Exception as error:  # whatever somebody else's code raises, such as for want of a key
+    embedder = make_embedder(name, setting)
+    if embedder.dimensions != DIMENSIONS:
         raise SettingsError(
-            f"{setting}, which can't be made: {error}.",
-            fix="Name a class that takes no arguments, like app.embedding:MyEmbedder.",
-        ) from error
-    if dimensions != DIMENSIONS:
-        raise SettingsError(
-            f"{setting}, of {dimensions} dimensions; chunks.embedding has {DIMENSIONS}.",
-            fix="Use a model of that length, or change the column by a revision.",
+            f"{setting}, of {embedder.dimensions} dimensions; chunks.embedding has {DIMENSIONS}.",
+            fix="Use a model of that length, or change the column: docs/howto/change-the-embedding-model.md",
         )
     return embedder
 

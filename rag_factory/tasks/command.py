@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 from invoke.exceptions import Exit
 from invoke.tasks import Task, task
 
-from rag_factory.errors import RagFactoryError
+from rag_factory.errors import RagFactoryError, StoppedError
 from rag_factory.tasks.output import say
 from rag_factory.tasks.workspace import Workspace
 
@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 INTERRUPTED = 130
+TERMINATED = 143
 _DEBUG = inspect.Parameter("debug", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=False)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the task ends as with Ctrl-C, so that what it began is rolled back and cleaned up."""
 
 
 class Command(Task):  # type: ignore[type-arg]
@@ -55,6 +60,7 @@ def command(
             os.chdir(root)
             _show_warnings_as_prose()
             _show_server_log(root)
+            _end_on_sigterm()
             try:
                 body(Workspace(root), *arguments, **options)
             except (Exit, KeyboardInterrupt, Exception) as error:  # noqa: BLE001 - the last place to tell it
@@ -82,8 +88,13 @@ def _exit(error: BaseException) -> Exit:
     match error:
         case Exit():
             return error
+        case StoppedError():
+            code = TERMINATED if isinstance(error.__cause__, Terminated) else INTERRUPTED
+            return Exit(str(error), code=code)
         case RagFactoryError():
             return Exit(str(error), code=error.exit_code)
+        case Terminated():
+            return Exit("Terminated.", code=TERMINATED)
         case KeyboardInterrupt():
             return Exit("Interrupted.", code=INTERRUPTED)
         case BrokenPipeError():
@@ -97,6 +108,19 @@ def _exit(error: BaseException) -> Exit:
 
     what = scrub(f"{type(error).__name__}: {error}")
     return Exit(f"This should not happen: {what}. To see where: --debug", code=RagFactoryError.exit_code)
+
+
+def _end_on_sigterm() -> None:
+    import signal
+    import threading
+
+    if threading.current_thread() is not threading.main_thread():
+        return  # only that one may set a handler
+
+    def end(_: int, __: Any) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def _show_warnings_as_prose() -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rag_factory.errors import BehindError, DatabaseMissingError, DriftError, UsageError
+from rag_factory.errors import BehindError, DatabaseMissingError, DriftError, RefusedError, UsageError
 from rag_factory.tasks.command import command
+from rag_factory.tasks.forecast import show_ledger, tell_losses, try_pending
 from rag_factory.tasks.output import say, show, show_columns, show_json
 from rag_factory.tasks.texts import (
     DATABASE,
     DEFAULT_WAIT,
     DEFAULT_WAIT_SECONDS,
     JSON,
+    LOCK_TIMEOUT,
+    RETRIES,
     SQL,
+    STATEMENT_TIMEOUT,
     WAIT,
     YES,
     seconds,
@@ -26,15 +30,40 @@ if TYPE_CHECKING:
     from rag_factory.tasks.workspace import Workspace
 
 
-@command("migrate", to="The revision to go to (head).", sql=SQL, wait=WAIT)
-def migrate(work: Workspace, to: str = "head", sql: bool = False, wait: str = DEFAULT_WAIT) -> None:
+@command(
+    "migrate",
+    to="The revision to go to (head).",
+    sql=SQL,
+    dry_run="Execute all and roll it back; where that can't be, on a scratch database.",
+    backup="Back the database up first, when something is pending.",
+    wait=WAIT,
+    lock_timeout=LOCK_TIMEOUT,
+    statement_timeout=STATEMENT_TIMEOUT,
+    retries=RETRIES,
+)
+def migrate(
+    work: Workspace,
+    to: str = "head",
+    sql: bool = False,
+    dry_run: bool = False,
+    backup: bool = False,
+    wait: str = DEFAULT_WAIT,
+    lock_timeout: str | None = None,
+    statement_timeout: str | None = None,
+    retries: str | None = None,
+) -> None:
     """Apply the pending revisions; create what is missing."""
     wait_seconds = seconds(wait, "--wait")
+    work.set_limits(lock_timeout, statement_timeout, retries)
     goal = work.history.resolve(to)
+    if sql and dry_run:
+        raise UsageError("--sql and --dry-run exclude each other.", fix="Give one of them.")
     if sql:
         _show_upgrade_sql(work, goal)
+    elif dry_run:
+        try_pending(work, goal, wait_seconds)
     else:
-        apply_pending(work, goal, wait_seconds)
+        apply_pending(work, goal, wait_seconds, backup=backup)
 
 
 @command(
@@ -45,7 +74,12 @@ def migrate(work: Workspace, to: str = "head", sql: bool = False, wait: str = DE
     sql=SQL,
     yes=YES,
     database=DATABASE,
+    allow_data_loss="Go on where rows are lost.",
+    backup="Back the database up first where rows are lost (it does).",
     wait=WAIT,
+    lock_timeout=LOCK_TIMEOUT,
+    statement_timeout=STATEMENT_TIMEOUT,
+    retries=RETRIES,
 )
 def rollback(
     work: Workspace,
@@ -55,13 +89,19 @@ def rollback(
     sql: bool = False,
     yes: bool = False,
     database: str | None = None,
+    allow_data_loss: bool = False,
+    backup: bool = True,
     wait: str = DEFAULT_WAIT,
+    lock_timeout: str | None = None,
+    statement_timeout: str | None = None,
+    retries: str | None = None,
 ) -> None:
     """Take revisions back, the last one or more."""
     if sum((steps is not None, to is not None, all)) > 1:
         raise UsageError("--steps, --to and --all exclude each other.", fix="Give one of them.")
     count = whole_number("1" if steps is None else steps, "--steps")
     wait_seconds = seconds(wait, "--wait")
+    work.set_limits(lock_timeout, statement_timeout, retries)
     goal = work.history.resolve(to) if to is not None else None
     current = work.read_known_state().revisions
     if all or to is not None:
@@ -82,35 +122,61 @@ def rollback(
 
         show(migration_sql(work.project, current, undone, "down").rstrip())
         return
+    losses = tell_losses(work, undone, allowed=allow_data_loss)
     named_all = ", ".join(f"{revision.id} ({revision.message})" for revision in undone)
+    rows_go = any(loss.holds_rows for loss in losses)
+    if rows_go and not allow_data_loss:
+        raise RefusedError(
+            f"Taking back {named_all} from {place} would lose {'; '.join(map(str, losses))}. "
+            "Nothing was changed.",
+            fix="If that is what you want, add: --allow-data-loss",
+        )
     effect = f"This takes back {named_all} from {place}, with the data in what they made"
     work.confirm(effect, yes=yes, database=database)
-    _say_at(work, work.runner(wait_seconds).downgrade(undone))
+    _say_at(work, work.runner(wait_seconds, backup=backup and rows_go).downgrade(undone))
 
 
 @command(
     "stamp",
     revision="The revision the schema is at: an id, head or base.",
+    detect="Find the revision by the schema.",
     purge="Empty the version table first, also of unknown revisions.",
     yes=YES,
     database=DATABASE,
 )
 def stamp(
-    work: Workspace, revision: str, purge: bool = False, yes: bool = False, database: str | None = None
+    work: Workspace,
+    revision: str,
+    detect: bool = False,
+    purge: bool = False,
+    yes: bool = False,
+    database: str | None = None,
 ) -> None:
     """Set the recorded revision without running anything."""
-    goal = work.history.resolve(revision)
+    from rag_factory.migrate.guard import find_protection
+
+    if detect and revision:
+        raise UsageError(
+            f"--detect finds the revision, and {revision} is given.", fix="Leave one of them out."
+        )
+    goal = _detect(work) if detect else work.history.resolve(revision)
     before = (work.read_state() if purge else work.read_known_state()).revisions
-    if purge or work.target.config.protected or database is not None:
+    if detect and before == ((goal,) if goal else ()):
+        say(f"{work.target.place} is at {name_revisions(before, work.history)} already; nothing to do")
+        return
+    if detect or purge or database is not None or find_protection(work.target):
         at = ", ".join(before) or "base"
         effect = f"This makes {work.target.place} claim to be at {goal or 'base'} instead of {at}"
         work.confirm(effect, yes=yes, database=database)
     _say_at(work, work.runner().stamp(goal, purge=purge))
 
 
-@command("history", json=JSON)
-def history(work: Workspace, json: bool = False) -> None:
+@command("history", ledger="List what was done to the database instead: when, by whom.", json=JSON)
+def history(work: Workspace, ledger: bool = False, json: bool = False) -> None:
     """List the revisions, newest first."""
+    if ledger:
+        show_ledger(work, json=json)
+        return
     newest_first = list(reversed(work.history.revisions.values()))
     if json:
         show_json([describe_revision(revision, work.history) for revision in newest_first])
@@ -144,12 +210,20 @@ def show_revision(work: Workspace, revision: str) -> None:
     "revision",
     message="What the revision does, in a few words.",
     empty="Compare nothing; write an empty one to fill in.",
+    kind="Write one to fill in: index, hnsw, constraint, not-null or backfill.",
 )
-def revision(work: Workspace, message: str, empty: bool = False) -> None:
+def revision(work: Workspace, message: str, empty: bool = False, kind: str | None = None) -> None:
     """Write a revision of what the models have changed."""
-    from rag_factory.migrate import revisions
+    from rag_factory.migrate import kinds, revisions
 
+    chosen = kinds.find_kind(kind) if kind is not None else None
     head = work.history.head
+    if chosen is not None:
+        new = revisions.write_empty_revision(work.project, message)
+        show(str(new))
+        kinds.fill_in(new, chosen)
+        say("Fill in what stands in capitals, then apply it: invoke db.migrate")
+        return
     if empty:
         show(str(revisions.write_empty_revision(work.project, message)))
         return
@@ -178,7 +252,10 @@ def merge(work: Workspace, message: str = "merge heads") -> None:
 
 @command("check")
 def check(work: Workspace) -> None:
-    """Hold the models against the database's schema."""
+    """Hold the models against the database's schema.
+
+    db.drift is another thing: it holds the database against its applied revisions.
+    """
     from rag_factory.migrate.check import find_differences
     from rag_factory.migrate.scratch import migrated_scratch
 
@@ -201,8 +278,10 @@ def check(work: Workspace) -> None:
 TASKS = (migrate, rollback, stamp, history, heads, show_revision, revision, merge, check)
 
 
-def apply_pending(work: Workspace, goal: str | None, wait_seconds: float = DEFAULT_WAIT_SECONDS) -> None:
-    """Create what is missing, then apply what is pending up to `goal`."""
+def apply_pending(
+    work: Workspace, goal: str | None, wait_seconds: float = DEFAULT_WAIT_SECONDS, *, backup: bool = False
+) -> None:
+    """Create what is missing, then apply what is pending up to `goal`; back up before, if anything is."""
     try:
         state = work.read_state()
         complete = state.pgvector is not None or "vector" not in work.project.extensions
@@ -215,9 +294,9 @@ def apply_pending(work: Workspace, goal: str | None, wait_seconds: float = DEFAU
             say(f"created {effect}")
         state = work.read_state()
     state.check(work.project, work.target.place)
-    work.history.check_known(state.revisions, where=work.target.place)
+    state.check_history(work.history, work.target.place)
     if work.history.pending(state.revisions, goal):
-        _say_at(work, work.runner(wait_seconds).upgrade(goal))
+        _say_at(work, work.runner(wait_seconds, backup=backup).upgrade(goal))
     else:
         say(f"{work.target.place} is at {name_revisions(state.revisions, work.history)}; nothing to do")
 
@@ -241,6 +320,34 @@ def name_revisions(current: Sequence[str], known: History) -> str:
 
 def _title(revision: Revision, known: History) -> str:
     return revision.message + (" (head)" if revision.id in known.heads else "")
+
+
+def _detect(work: Workspace) -> str | None:
+    """The revision that the database's schema is at."""
+    from rag_factory.migrate.adopt import detect_revision
+    from rag_factory.migrate.differences import describe
+
+    found = detect_revision(work.target, work.project, work.history)
+    for table in found.foreign:
+        say(
+            f"warning: {table.name} is of {table.tool}: two tools must not change one schema. To move over, "
+            f"{table.advice}, then drop the table"
+        )
+    if not found.exact:
+        show(describe(found.differences))
+        raise DriftError(
+            f"{work.target.place} is at no revision. Nearest is {found.nearest or 'base'}, with the "
+            f"{len(found.differences)} differences above. Nothing was changed.",
+            fix="Mend them, or name what may stay in drift_ignore in [tool.rag_factory]; then try again.",
+        )
+    if len(found.exact) > 1:
+        names = [revision or "base" for revision in found.exact]
+        raise RefusedError(
+            f"The schema of {work.target.place} is that of {' and of '.join(names)}, which differ in rows "
+            "only. Nothing was changed.",
+            fix=f"Look which rows are there, then say it: invoke db.stamp {names[0]}",
+        )
+    return found.exact[0]
 
 
 def _say_at(work: Workspace, current: Sequence[str]) -> None:

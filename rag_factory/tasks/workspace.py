@@ -6,13 +6,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from rag_factory.errors import DatabaseMissingError
-from rag_factory.tasks.texts import DEFAULT_WAIT_SECONDS
+from rag_factory.tasks.texts import DEFAULT_WAIT_SECONDS, seconds, whole_number
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from rag_factory.database.config import DatabaseConfig
-    from rag_factory.migrate.history import History
+    from rag_factory.migrate.history import History, Revision
     from rag_factory.migrate.project import Project
     from rag_factory.migrate.runner import Runner
     from rag_factory.migrate.state import DatabaseState
@@ -61,7 +62,7 @@ class Workspace:
         return reach(self.config)
 
     @property
-    def _database_is_absent(self) -> bool:
+    def database_is_absent(self) -> bool:
         """Whether the embedded server is meant, but was never started."""
         from rag_factory.migrate.target import embedded_server
 
@@ -74,19 +75,36 @@ class Workspace:
         return read_state(self.target, self.project)
 
     def read_known_state(self) -> DatabaseState:
-        """The state of the database now, at a revision that this checkout has.
+        """The state of the database now, at a revision that this checkout has, unedited.
 
-        Raises HistoryError: it hasn't. Raises DatabaseMissingError: there is no database.
+        Raises HistoryError: it isn't. Raises DatabaseMissingError: there is no database.
         """
-        if self._database_is_absent:
+        if self.database_is_absent:
             # Known without starting a server.
             raise DatabaseMissingError(
                 "There is no database yet: the embedded server was never started.",
                 fix="Begin: invoke db.migrate",
             )
         state = self.read_state()
-        self.history.check_known(state.revisions, where=self.target.place)
+        state.check_history(self.history, self.target.place)
         return state
+
+    def set_limits(
+        self, lock_timeout: str | None, statement_timeout: str | None, retries: str | None
+    ) -> None:
+        """Let options take the place of the settings, before the target is asked for.
+
+        Raises UsageError: one is no number, or too small.
+        """
+        given: dict[str, float] = {}
+        if lock_timeout is not None:
+            given["db_lock_timeout_seconds"] = seconds(lock_timeout, "--lock-timeout", at_least=0.001)
+        if statement_timeout is not None:
+            given["db_statement_timeout_seconds"] = seconds(statement_timeout, "--statement-timeout")
+        if retries is not None:
+            given["db_lock_retries"] = whole_number(retries, "--retries", at_least=0)
+        if given:
+            self.config = self.config.model_copy(update=given)
 
     def confirm(self, effect: str, *, yes: bool, database: str | None) -> None:
         """Let a destructive task through, or refuse it."""
@@ -95,20 +113,28 @@ class Workspace:
 
         confirm(self.target, effect, yes=yes, database=database, ask=asker())
 
-    def runner(self, wait_seconds: float = DEFAULT_WAIT_SECONDS) -> Runner:
-        """The runner on the database; it tells the user what it does."""
-        from rag_factory.migrate.runner import Applied, Runner
-        from rag_factory.tasks.output import say
+    def runner(self, wait_seconds: float = DEFAULT_WAIT_SECONDS, *, backup: bool = False) -> Runner:
+        """The runner on the database; it tells the user what it does.
 
-        def on_applied(applied: Applied) -> None:
-            arrow = "+" if applied.direction == "up" else "-"
-            say(f"{arrow} {applied.revision.id} {applied.revision.message}  {applied.milliseconds:.0f} ms")
+        backup: back the database up under the lock, before anything is changed.
+        """
+        from rag_factory.migrate.runner import Runner
+        from rag_factory.tasks.backup import make_backup
+        from rag_factory.tasks.progress import Narrator
 
+        def before_first(_: Sequence[Revision]) -> None:
+            if backup:
+                make_backup(self, wait_seconds=wait_seconds)
+
+        narrator = Narrator()
         return Runner(
             self.target,
             self.project,
             self.history,
-            on_applied=on_applied,
-            on_wait=say,
+            on_applied=narrator.applied,
+            on_wait=narrator.say,
+            on_running=narrator.running,
+            on_progress=narrator.progress,
+            before_first=before_first,
             wait_seconds=wait_seconds,
         )

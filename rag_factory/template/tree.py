@@ -26,7 +26,7 @@ VERSION = "0.0.0"
 # What a project records of itself in [tool.rag_factory].
 TEMPLATE_VERSION, LEFT_OUT = "template_version", "left_out"
 DISTRIBUTION_OF_ENGINE = "rag-factory"
-REVISIONS = "migrations/versions/"
+REVISIONS, LAST = "migrations/versions/", "migrations/HEAD"
 _REVISES = re.compile(r"^Revises:.*$", re.MULTILINE)
 _IDS = re.compile(r"^(?P<name>revision|down_revision) = (?P<id>.+)$", re.MULTILINE)
 
@@ -133,4 +133,5 @@ def _relink(tree: dict[str, bytes]) -> dict[str, bytes]:
             text = _REVISES.sub(f"Revises: {before or ''}".rstrip(), text, count=1)
             tree[path] = text.encode()
         before = ids["revision"].strip('"')
-    return tree
+    # What git has two branches collide in that both add a revision.
+    return tree | {LAST: f"{before}\n".encode()}

@@ -223,7 +223,7 @@ def migrate_new_database(url: DatabaseUrl, root: Path, strategy: str, revision: 
     with _as_application(url):
         create_database(target, project, strategy=strategy)
         history = History.read(project)
-        Runner(target, project, history).upgrade(history.resolve(revision))
+        Runner(target, project, history, keep_ledger=False).upgrade(history.resolve(revision))
 
 
 @contextmanager

@@ -48,6 +48,8 @@ def project(project: Path) -> Path:
     for path in (migrations / "versions").glob("*.py"):
         if path.name.partition("_")[0] not in {"001", "002"}:
             path.unlink()
+    (migrations / "HEAD").write_text("002\n")
+    (migrations / "schema.sql").unlink()
     shutil.copy(Path(__file__).with_name("first_schema.py"), project)
     env = migrations / "env.py"
     env.write_text(env.read_text().replace("rag_factory.database.models", "first_schema"))

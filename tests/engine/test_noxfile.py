@@ -38,7 +38,9 @@ def test_every_session_says_what_it_does() -> None:
 def test_no_session_is_called_what_a_task_is_called() -> None:
     tasks = set(build_namespace(ROOT).task_names)
     assert tasks
-    assert not session_names() & (tasks | {task.rpartition(".")[2] for task in tasks})
+    # db.lint and the session lint judge the revisions by one function: the same word for the same thing.
+    names = {task.rpartition(".")[2] for task in tasks - {"db.lint"}}
+    assert not session_names() & (tasks | names)
 
 
 def test_supported_pythons_have_a_session_each_but_run_only_when_named() -> None:

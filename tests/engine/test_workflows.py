@@ -64,7 +64,7 @@ CI_JOBS = {name: job for name, job in read("ci.yml")["jobs"].items() if name != 
 
 
 def test_there_are_the_workflows_that_these_tests_read() -> None:
-    assert [path.name for path in WORKFLOWS] == ["ci.yml", "migrate.yml"]
+    assert [path.name for path in WORKFLOWS] == ["ci.yml", "migrate.yml", "release.yml"]
 
 
 def test_all_green_needs_every_other_job() -> None:
@@ -125,7 +125,10 @@ def test_nothing_is_permitted_that_a_job_does_not_ask_for(path: Any) -> None:
     workflow = read(path.name)
     assert workflow["permissions"] == {}
     for job in workflow["jobs"].values():
-        assert job["permissions"] in ({}, {"contents": "read"})
+        allowed = {"contents": "read"}
+        if path.stem == "release":
+            allowed["id-token"] = "write"
+        assert job["permissions"] in ({}, allowed)
 
 
 @pytest.mark.parametrize("job", every("job"))
@@ -147,6 +150,22 @@ def test_pin_says_its_version() -> None:
         for line in path.read_text().splitlines():
             if "uses:" in line:
                 assert re.search(r"@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line), line
+
+
+def test_release_is_tested_and_approved_before_it_is_published() -> None:
+    workflow = read("release.yml")
+    assert workflow[True] == {"push": {"tags": ["v*"]}}, "YAML reads the key on as true"
+    (job,) = workflow["jobs"].values()
+    assert job["environment"] == "release"
+    runs = [step["run"] for step in job["steps"] if "run" in step]
+    assert [run.split()[:2] for run in runs] == [
+        ["test", '"v$(uv'],
+        ["uvx", "nox"],
+        ["uv", "build"],
+        ["uv", "publish"],
+    ]
+    assert set(runs[1].split()[3:]) <= session_names()
+    assert "secrets." not in str(workflow)
 
 
 def test_migrations_of_one_environment_never_meet() -> None:

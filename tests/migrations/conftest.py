@@ -70,6 +70,6 @@ def database_at(migrated_to: Callable[[str], Engine]) -> Callable[[str], Databas
 
         url = DatabaseUrl.parse(migrated_to(revision).url.render_as_string(hide_password=False))
         target = Target(url, DatabaseConfig.load(PROJECT.root))
-        return Database(target, Runner(target, PROJECT, History.read(PROJECT)))
+        return Database(target, Runner(target, PROJECT, History.read(PROJECT), keep_ledger=False))
 
     return make

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.sql.naming import conv
 
@@ -22,6 +22,9 @@ class Collection(Metadata, Timestamps, Base):
             name=conv("description_not_empty"),
         ),
         tenant_key("collections", "collection_id"),  # [tenancy]
+        # [tenancy
+        Index("idx_collections_tenant_id", "tenant_id", postgresql_where=text("tenant_id IS NOT NULL")),
+        # tenancy]
     )
 
     collection_id: Mapped[UUID] = mapped_column(primary_key=True, server_default=NEW_UUID)

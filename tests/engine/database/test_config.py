@@ -166,8 +166,6 @@ WRONG = [
     ("DB_LOCK_TIMEOUT_SECONDS", "nan", "must be"),
     ("DB_STATEMENT_TIMEOUT_SECONDS", "5s", "must be a number"),
     ("DB_STATEMENT_TIMEOUT_SECONDS", "2147484", "must be less than or equal to 2147483"),
-    ("EMBEDDING_DIMENSIONS", "16001", "must be less than or equal to 16000"),
-    ("EMBEDDING_DIMENSIONS", "many", "must be a whole number"),
     ("RUN_LLM_TESTS", "perhaps", "must be true or false"),
     ("BACKUP_FOLDER", "s3://bucket", "must not be a URL"),
 ]

@@ -113,11 +113,11 @@ def test_check_tells_all_that_is_wrong_with_a_server_that_answers(
         DATABASE_URL=url_without_pgvector.with_database("shop").plain,
         DATABASE_READ_URL=f"postgresql://app:{SECRET}@127.0.0.1:{closed_port}/shop",
         DATABASE_TEST_URL=f"postgres://{url_without_pgvector.user}@/shop?host={url_without_pgvector.host}",
-        EMBEDDING_DIMENSIONS="many",
+        DB_POOL_SIZE="many",
         RUN_LLM_TESTS="perhaps",
     )
     assert code == 3
-    assert "EMBEDDING_DIMENSIONS (environment) is 'many'" in told(checks["settings"])
+    assert "DB_POOL_SIZE (environment) is 'many'" in told(checks["settings"])
     assert "RUN_LLM_TESTS (environment) is 'perhaps'" in told(checks["settings"])
     assert "2 heads: 002, other_head" in told(checks["history"])
     assert checks["server"]["ok"]

@@ -9,18 +9,18 @@ import os
 import re
 import signal
 import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from rag_factory.migrate.lock import KEY
+from rag_factory.migrate.lock import read_keys
+from rag_factory.migrate.project import Project
+from tests.engine.processes import started, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from rag_factory.database.url import DatabaseUrl
     from tests.conftest import CommandLine
@@ -139,7 +139,7 @@ def test_revision_is_written_of_what_changed(tasks: Tasks, project: Path) -> Non
     assert "Revises: 002" in text
     assert "op.add_column('documents'" in text
     assert "op.drop_column('documents', 'source_language')" in text
-    for rule in ("NOT VALID", "CONCURRENTLY", "lock timeout", "Import no models"):
+    for rule in ("op.create_index_online", "op.set_not_null_online", "lock timeout", "Import no models"):
         assert rule in text, rule
     tasks.fail(
         5, "db.revision", "-m", "more", says="is behind. First apply what is pending: invoke db.migrate"
@@ -207,8 +207,8 @@ def test_check_interrupted_leaves_no_scratch_database(
 ) -> None:
     tasks.succeed("db.migrate")
     write_revision("003", "002", "SELECT pg_sleep(60)")
-    with _started(cli, "db.check") as process:
-        _wait_for(query, "SELECT count(*) = 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)'")
+    with started(cli, "db.check") as process:
+        wait_for(query, "SELECT count(*) = 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)'")
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=30)
     assert (process.returncode, output) == (130, "")
@@ -222,10 +222,10 @@ def test_second_migrator_waits_and_finds_nothing_to_do(
 ) -> None:
     tasks.succeed("db.migrate", "--to", "001")
     with psycopg.connect(database_url.plain, autocommit=True, application_name="somebody") as other:
-        other.execute("SELECT pg_advisory_lock(%s)", (KEY,))
+        other.execute("SELECT pg_advisory_lock(%s)", (read_keys(other, Project(cli.root)).lock,))
         said = tasks.fail(8, "db.migrate", "--wait", "0.1", says="Another migrator works on .* somebody, for")
         assert "Nothing was changed" in said
-        with _started(cli, "db.migrate") as process:
+        with started(cli, "db.migrate") as process:
             assert process.stderr is not None
             assert process.stderr.readline().startswith("waiting for another migrator on ")
             other.execute("UPDATE alembic_version SET version_num = '002'")
@@ -250,8 +250,8 @@ def test_lock_outlives_the_servers_limit_on_idle_sessions(
         contextlib.ExitStack() as running,
     ):
         other.execute("SELECT pg_advisory_lock(3)")
-        process = running.enter_context(_started(cli, "db.migrate", "--wait", "5"))
-        _wait_for(query, "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+        process = running.enter_context(started(cli, "db.migrate", "--wait", "5"))
+        wait_for(query, "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
         # A second migrator starts long after the limit, and must find the lock held.
         tasks.fail(8, "db.migrate", "--wait", "0", says="Another migrator works on")
         other.execute("SELECT pg_advisory_unlock(3)")
@@ -267,8 +267,8 @@ def test_concurrent_index_waits_for_older_transactions(
         reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         reader.execute("SELECT count(*) FROM alembic_version")
         patient = replace(cli, environment=cli.environment | {"DB_LOCK_TIMEOUT_SECONDS": "0.1"})
-        with _started(patient, "db.migrate") as process:
-            _wait_for(query, _BUILD_WAITS)
+        with started(patient, "db.migrate") as process:
+            wait_for(query, _BUILD_WAITS)
             # Well past the timeout, it still waits: the build holds up nobody.
             query("SELECT pg_sleep(0.5)")
             assert process.poll() is None
@@ -284,8 +284,8 @@ def test_rollback_confirmed_for_another_state_is_refused(
     write_revision("003")
     tasks.succeed("db.migrate", "--to", "002")
     with psycopg.connect(database_url.plain, autocommit=True) as other:
-        other.execute("SELECT pg_advisory_lock(%s)", (KEY,))
-        with _started(cli, "db.rollback", "--yes") as process:
+        other.execute("SELECT pg_advisory_lock(%s)", (read_keys(other, Project(cli.root)).lock,))
+        with started(cli, "db.rollback", "--yes") as process:
             assert process.stderr is not None
             process.stderr.readline()
             other.execute("UPDATE alembic_version SET version_num = '003'")
@@ -331,27 +331,3 @@ def _add_column(project: Path) -> None:
             1,
         )
     )
-
-
-@contextlib.contextmanager
-def _started(cli: CommandLine, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    with subprocess.Popen(
-        [sys.executable, "-m", "invoke", *arguments],
-        cwd=cli.root,
-        env={**kept, **cli.environment},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def _wait_for(query: Query, condition: str) -> None:
-    deadline = time.monotonic() + 30
-    while query(condition) != [(True,)]:
-        assert time.monotonic() < deadline, f"waited 30 s for: {condition}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 from functools import cache
@@ -26,7 +27,7 @@ every_choice = pytest.mark.parametrize("without", CHOICES)
 TRACES = {
     "audit": "audit",
     "chat": r"conversation|scratchpad|user_memor|UserMemory|\bchat\b",
-    "tenancy": "tenan",
+    "tenancy": "tenant|tenancy",
 }
 
 
@@ -111,6 +112,7 @@ def test_revisions_are_one_chain(without: str) -> None:
         before = values["revision"]
         assert PurePosixPath(path).name.startswith(f"{before}_")
         assert f"\nRevision ID: {before}\nRevises:" in tree(without)[path]
+    assert tree(without)["migrations/HEAD"] == f"{before}\n"
 
 
 @every_choice
@@ -119,6 +121,15 @@ def test_nothing_is_said_of_what_is_left_out(without: str) -> None:
         for path, text in tree(without).items():
             if path != "pyproject.toml" and not path.startswith("tests/"):
                 assert not re.search(TRACES[subject], text, re.IGNORECASE), path
+
+
+@every_choice
+def test_every_link_leads_to_a_file(without: str) -> None:
+    for path, text in tree(without).items():
+        if path.endswith(".md"):
+            for link in re.findall(r"\]\(([^)#:]+)[)#]", text):
+                target = os.path.normpath(PurePosixPath(path).parent / link)
+                assert target in tree(without), f"{path}: {link}"
 
 
 def test_every_subject_is_there_unless_it_is_left_out() -> None:

@@ -72,7 +72,7 @@ def test_no_setting_of_the_application_reaches_a_test(checkout: Checkout) -> Non
     )
     checkout.write_test("""
     PRIVATE = ("DATABASE_READ_URL", "TEST_DATABASE_URL", "DB_HOST", "DB_NAME", "PGHOST", "PGPASSWORD",
-               "PGTZ", "EMBEDDING_DIMENSIONS", "BACKUP_FOLDER", "DB_DATABASE_URL")
+               "PGTZ", "DB_POOL_SIZE", "BACKUP_FOLDER", "DB_DATABASE_URL")
 
     def check():
         assert os.environ["APP_ENV"] == "test"
@@ -103,7 +103,7 @@ def test_no_setting_of_the_application_reaches_a_test(checkout: Checkout) -> Non
         "PGUSER": url.user,
         "PGPASSWORD": "unneeded",
         "PGTZ": "Asia/Tokyo",
-        "EMBEDDING_DIMENSIONS": "8",
+        "DB_POOL_SIZE": "8",
         "BACKUP_FOLDER": "elsewhere",
         "TEST_DATABASE_URL": f"postgresql:///{checkout.base}",
     }

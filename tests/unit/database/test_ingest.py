@@ -18,6 +18,7 @@ from rag_factory.database.hierarchy import find_problems
 from rag_factory.database.ingest import IngestReport, NewChunk, NewDocument, ingest
 from rag_factory.database.models import Chunk, Collection, Document
 from rag_factory.database.models.documents import DIMENSIONS
+from rag_factory.database.search import search_vector
 from rag_factory.errors import DocumentError
 from tests.unit.database.conftest import direction
 
@@ -378,6 +379,14 @@ def test_confined_role_without_a_tenant_stores_nothing(db_connection: Session) -
 
 
 # tenancy]
+
+
+def test_embeddings_of_half_precision(db_connection: Session) -> None:
+    db_connection.execute(text("DROP INDEX idx_chunks_embedding_hnsw"))
+    db_connection.execute(text(f"ALTER TABLE chunks ALTER embedding TYPE halfvec({DIMENSIONS})"))
+    chunks = [NewChunk("one", direction(0)), NewChunk("two", direction(1)), NewChunk("none")]
+    assert ingest(db_connection, [NewDocument("a.md", chunks)]).chunks == 3
+    assert [hit.text for hit in search_vector(db_connection, direction(1))] == ["two", "one"]
 
 
 def test_changes_of_others_to_a_stored_document_are_seen(db_connection: Session) -> None:

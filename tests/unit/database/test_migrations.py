@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from rag_factory.migrate.history import History
 from rag_factory.migrate.project import Project
-from rag_factory.migrate.runner import Direction, migration_sql
+from rag_factory.migrate.runner import migration_sql
+
+if TYPE_CHECKING:
+    from rag_factory.migrate.steps import Direction
 
 PROJECT = Project(Path(__file__).parents[3])
 HISTORY = History.read(PROJECT)

@@ -1,0 +1,1 @@
+"""Backups bound to a revision, and what they are for: restoring one, and rehearsing a migration on one."""

@@ -1,0 +1,82 @@
+"""db.protect, db.unlock, and the rows that a rollback would lose."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tests.engine.processes import started, wait_for
+from tests.engine.tasks.test_guard import DESTRUCTIVE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from rag_factory.database.url import DatabaseUrl
+    from tests.conftest import CommandLine
+    from tests.engine.conftest import Tasks
+
+    Query = Callable[..., list[tuple[Any, ...]]]
+    WriteRevision = Callable[..., Path]
+
+
+def test_protected_database_wants_its_name_in_any_environment(
+    tasks: Tasks, database_url: DatabaseUrl
+) -> None:
+    name = database_url.database
+    tasks.succeed("db.migrate")
+    assert "is protected: destructive tasks need --yes" in tasks.succeed("db.protect").stderr
+    assert "nothing to do" in tasks.succeed("db.protect").stderr
+    for arguments in DESTRUCTIVE:
+        says = rf"This .*, and {name} is marked as protected\. Nothing was changed.*--yes --database {name}$"
+        tasks.fail(4, *arguments, "--yes", says=says)
+    tasks.fail(
+        4, "db.protect", "--off", "--yes", says="lets destructive tasks work on .* marked as protected"
+    )
+    assert tasks.status()["revision"] == ["002"]
+    tasks.succeed("db.rollback", "--yes", "--database", name)
+    tasks.succeed("db.protect", "--off", "--yes", "--database", name, "db.rollback", "--yes")
+
+
+def test_unlock_ends_the_migrator_and_what_it_runs(
+    cli: CommandLine, tasks: Tasks, query: Query, write_revision: WriteRevision
+) -> None:
+    tasks.succeed("db.migrate")
+    assert "nobody holds the migrator lock of " in tasks.succeed("db.unlock", "--yes").stderr
+    write_revision("003", "002", "SELECT pg_sleep(60)")
+    with started(cli, "db.migrate") as process:
+        wait_for(query, "SELECT count(*) = 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)'")
+        done = tasks.run("db.unlock")
+        assert done.returncode == 4
+        assert "user app, rag-factory, for " in done.stderr
+        assert "active: SELECT pg_sleep(60)" in done.stderr
+        assert "This ends the migrator on " in done.stderr
+        tasks.fail(
+            4, "db.unlock", "--yes", says="APP_ENV is production.*--yes --database", APP_ENV="production"
+        )
+        assert process.poll() is None
+        assert "; the migrator lock of " in tasks.succeed("db.unlock", "--yes").stderr
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 3, errors
+    assert "The database is at 002." in errors
+    assert "nobody holds" in tasks.succeed("db.unlock").stderr
+
+
+def test_rollback_that_loses_rows_needs_more_than_yes(
+    tasks: Tasks, query: Query, write_revision: WriteRevision
+) -> None:
+    write_revision("003", "002", "ALTER TABLE documents ADD source text", "ALTER TABLE documents DROP source")
+    tasks.succeed("db.migrate")
+    query("INSERT INTO documents (filename, source) VALUES ('a', 'x'), ('b', 'y'), ('c', NULL)")
+    lost = "column documents.source, 2 rows"
+    says = rf"Taking back 003 \(revision 003\) from .* would lose {lost}\. Nothing was .* --allow-data-loss$"
+    for confirmed in ((), ("--yes",), ("--yes", "--database", query("SELECT current_database()")[0][0])):
+        tasks.fail(4, "db.rollback", *confirmed, says=says)
+    tasks.fail(4, "db.rollback", "--allow-data-loss", says="This takes back .*add: --yes$")
+    assert tasks.status()["revision"] == ["003"]
+    done = tasks.succeed("db.rollback", "--yes", "--allow-data-loss")
+    assert done.stderr.startswith(f"would be lost: {lost}\n- 003 revision 003")
+    # What makes no way back is found before anything is taken back.
+    write_revision("003", "002", "SELECT 1", "raise ValueError('no way back')")
+    tasks.succeed("db.migrate")
+    tasks.fail(1, "db.rollback", "--yes", "--all", says="no way back .*on a scratch database.*is as it was")
+    assert tasks.status()["revision"] == ["003"]

@@ -1,0 +1,95 @@
+"""The documentation: each command in it is run, and prints what it shows; every other block says why not."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rag_factory.server import EmbeddedServer
+from tests.conftest import ROOT, CommandLine
+from tests.engine.documents import agrees, read_blocks, read_commands, run_page
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PAGES = [*sorted((ROOT / "docs").rglob("*.md"))]
+# Their blocks are run by tests of their own, which take them out of the page.
+TESTED_ELSEWHERE = {
+    "howto/change-the-embedding-model.md": "tests/integration/tasks/test_change_the_model.py",
+    "howto/many-tenants.md": "tests/integration/database/test_row_security.py",
+    "howto/smaller-vector-indexes.md": "tests/integration/database/test_smaller_indexes.py",
+    "howto/use-an-embedding-model.md": "tests/unit/services/test_howto.py",
+}
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT / "docs").as_posix()
+
+
+# A picture or a machine's answer is looked at, not run.
+SHOWN = {"mermaid", "text", "json"}
+RUN = [
+    page
+    for page in PAGES
+    if any(block.kind == "console" and not block.not_run for block in read_blocks(page))
+    and name(page) not in TESTED_ELSEWHERE
+]
+
+
+@pytest.fixture
+def reader(project: Path, public_folder: Path) -> Iterator[CommandLine]:
+    """The command line of somebody who begins: a copy of the whole project, no setting, no server yet."""
+    shutil.rmtree(project / "migrations")
+    shutil.copytree(ROOT / "migrations", project / "migrations", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "docs", project / "docs")
+    data_folder = public_folder / "reader"
+    try:
+        yield CommandLine(project, {"EMBEDDED_DATA_FOLDER": str(data_folder)})
+    finally:
+        EmbeddedServer(data_folder).stop()
+        shutil.rmtree(data_folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("page", RUN, ids=name)
+def test_page_does_what_it_says(page: Path, reader: CommandLine) -> None:
+    wrong = list(run_page(page, reader))
+    assert not wrong, "\n\n".join(wrong)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_block_is_run_or_says_why_not(page: Path) -> None:
+    if name(page) in TESTED_ELSEWHERE:
+        test = (ROOT / TESTED_ELSEWHERE[name(page)]).read_text()
+        assert page.name in test, "that test reads this page"
+        return
+    for block in read_blocks(page):
+        run = block.kind == "console" or block.title is not None
+        assert run or block.not_run or block.kind in SHOWN, f"line {block.line}: {block.kind}"
+
+
+def test_runner_tells_what_is_not_so(tmp_path: Path, reader: CommandLine) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        '```text title="a/file"\nhello\n```\n'
+        "```console\n$ cat \\\n  a/file\nhello\n$ cat a/file\ngood bye\n$ false\n$ echo 12 ms\n7 ms\n```\n"
+        "<!-- not run: it would stay false -->\n```console\n$ false\n```\n"
+    )
+    wrong = list(run_page(page, reader))
+    assert len(wrong) == 2
+    assert "page.md, line 4: cat a/file\nprinted\nhello\n\ninstead of\ngood bye" in wrong[0]
+    assert "false\nended with 1" in wrong[1]
+    assert [len(list(read_commands(block))) for block in read_blocks(page) if block.kind == "console"] == [
+        4,
+        1,
+    ]
+
+
+def test_output_agrees_with_its_ellipses(tmp_path: Path) -> None:
+    shown = "one\n…\nlast … word\n"
+    assert agrees(shown, "one\ntwo\nthree\nlast of all, a word\n", tmp_path)
+    assert agrees(shown, "one\nlast a word\n", tmp_path)
+    assert not agrees(shown, "one\ntwo\n", tmp_path)
+    assert not agrees(shown, "zero\none\nlast a word\n", tmp_path)
