@@ -26,7 +26,7 @@ def sort_imports(text: str, own: Collection[str]) -> str:
         entries.sort(key=lambda entry: entry.key)
         sorted_lines: list[str] = []
         for place, entry in enumerate(entries):
-            if place and entries[place - 1].key[0] != entry.key[0]:
+            if place and entries[place - 1].key[0] != entry.key[0] and entry.lines[0].strip():
                 sorted_lines.append("")
             sorted_lines += entry.lines
         first, last = block[0][0], block[-1][0]
@@ -92,7 +92,8 @@ def _blocks(tree: ast.AST, lines: Sequence[str]) -> Iterator[list[tuple[Import, 
                     block = []
                     continue
                 between = lines[block[-1][0].end_lineno or 0 : node.lineno - 1] if block else []
-                block.append((node, [line for line in between if line.strip()]))
+                # A blank line stays where a comment follows it.
+                block.append((node, between if any(map(str.strip, between)) else []))
             if block:
                 found.append(block)
     yield from sorted(found, key=lambda block: block[0][0].lineno)
