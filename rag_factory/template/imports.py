@@ -93,7 +93,7 @@ def _blocks(tree: ast.AST, lines: Sequence[str]) -> Iterator[list[tuple[Import, 
                     continue
                 between = lines[block[-1][0].end_lineno or 0 : node.lineno - 1] if block else []
                 # A blank line stays where a comment follows it.
-                block.append((node, between if any(map(str.strip, between)) else []))
+                block.append((node, list(between) if any(map(str.strip, between)) else []))
             if block:
                 found.append(block)
     yield from sorted(found, key=lambda block: block[0][0].lineno)
