@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 OUTSIDE = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "tests/README.md", "benchmarks/README.md")
-_LINK = re.compile(r"(?<!!)\[(?P<text>[^\]\n]+)\]\((?P<target>[^)#\s:]+)(?P<anchor>#[^)\s]*)?\)")
+_LINK = re.compile(r"(?P<picture>!?)\[(?P<text>[^\]\n]+)\]\((?P<target>[^)#\s:]+)(?P<anchor>#[^)\s]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -40,6 +40,6 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return link["text"] if (ROOT / target).exists() else link[0]
         goal = target.removeprefix("docs/")
         relative = posixpath.relpath(goal, posixpath.dirname(path) or ".")
-        return f"[{link['text']}]({relative}{link['anchor'] or ''})"
+        return f"{link['picture']}[{link['text']}]({relative}{link['anchor'] or ''})"
 
     return _LINK.sub(lead, markdown)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,10 +22,10 @@ from rag_factory.server import EmbeddedServer
 ROOT = Path(__file__).parent.parent
 PICTURE = ROOT / "docs" / "images" / "tour.svg"
 PARTS = ("tasks.py", "alembic.ini", "pyproject.toml", "migrations")
-WIDTH = 100
+WIDTH = 112
 # Of a long output, its first and its last lines.
 MOST_LINES = 9
-REVISION = '''"""Index the titles of documents.
+REVISION = '''"""find documents by their file
 
 Revision ID: 029
 Revises: 028
@@ -43,7 +44,11 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_index("idx_documents_filename")
 '''
-TOUR = ("invoke db.migrate", "invoke db.status", "# a revision that isn't careful", "invoke db.plan")
+TOUR = (
+    "invoke db.migrate",
+    "# a revision as one writes it at first; any lock that is held at all shall be told",
+    "invoke db.plan --short 0",
+)
 
 
 def main() -> None:
@@ -58,7 +63,7 @@ def main() -> None:
         try:
             for command in TOUR:
                 if command.startswith("#"):
-                    (home / "migrations" / "versions" / "029_index_titles.py").write_text(REVISION)
+                    (home / "migrations" / "versions" / "029_file_index.py").write_text(REVISION)
                     console.print(Text(command, style="bright_black"))
                 else:
                     console.print(Text.assemble(("$ ", "green"), (command, "bold")))
@@ -66,7 +71,9 @@ def main() -> None:
         finally:
             EmbeddedServer(home / ".rag_factory" / "server").stop()
     PICTURE.parent.mkdir(exist_ok=True)
-    PICTURE.write_text(console.export_svg(title="RAG Factory", unique_id="tour"), encoding="utf-8")
+    picture = console.export_svg(title="RAG Factory", unique_id="tour")
+    # Its fonts would be fetched from elsewhere; every reader has one for terminals.
+    PICTURE.write_text(re.sub(r"@font-face \{.*?\}", "", picture, flags=re.DOTALL), encoding="utf-8")
 
 
 def run(command: str, home: Path) -> str:

@@ -139,7 +139,8 @@ class Runner:
             what = "applied" if direction == "up" else "taken back"
             names = ", ".join(revision.id for revision in done) or "nothing"
             raise StoppedError(
-                f"Stopped. In this run, {what}: {names}; what was begun is rolled back. {self._where_now()}",
+                f"Stopped. In this run, {what}: {names}; the transaction under way is rolled back. "
+                f"{self._where_now()}",
                 fix="To go on, run the task again.",
             ) from stop
 

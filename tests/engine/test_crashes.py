@@ -179,7 +179,7 @@ CASES: dict[str, tuple[str, tuple[str, ...], str]] = {
         "before",
     ),
     "backup": ("after", ("db.backup", "--keep", "3"), "after"),
-    "restore": ("before", ("db.restore", "newest", "--yes"), "after"),
+    "restore": ("before", ("db.restore", "--yes"), "after"),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,8 @@ from tests.engine.test_noxfile import session_names
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.conftest import CommandLine
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 GREEN = "all-green"
@@ -64,7 +67,7 @@ CI_JOBS = {name: job for name, job in read("ci.yml")["jobs"].items() if name != 
 
 
 def test_there_are_the_workflows_that_these_tests_read() -> None:
-    assert [path.name for path in WORKFLOWS] == ["ci.yml", "migrate.yml", "release.yml"]
+    assert [path.name for path in WORKFLOWS] == ["ci.yml", "migrate.yml", "plan.yml", "release.yml"]
 
 
 def test_all_green_needs_every_other_job() -> None:
@@ -168,6 +171,28 @@ def test_release_is_tested_and_approved_before_it_is_published() -> None:
     assert "secrets." not in str(workflow)
 
 
+def test_pull_request_gets_the_plan_of_its_revisions(cli: CommandLine, tmp_path: Path) -> None:
+    (job,) = read("plan.yml")["jobs"].values()
+    migrate, plan = [step["run"] for step in job["steps"] if "invoke" in step.get("run", "")]
+    summary = tmp_path / "summary"
+    programs = {"uv run --no-sync invoke": f"{sys.executable} -m invoke"}
+
+    def run(script: str) -> None:
+        for program, ours in programs.items():
+            script = script.replace(program, ours)
+        done = cli.run("bash", "-e", "-c", script, TARGET="main", GITHUB_STEP_SUMMARY=str(summary))
+        assert done.returncode == 0, done.stderr
+
+    # Its target branch is one revision behind.
+    (cli.root / "migrations" / "HEAD").write_text("001\n")
+    git = "git -c user.name=A -c user.email=a@example.org"
+    run(f"git init -q && git add -A && {git} commit -qm base && git update-ref refs/remotes/origin/main HEAD")
+    (cli.root / "migrations" / "HEAD").write_text("002\n")
+    run(migrate)
+    run(plan)
+    assert "1 revision to 002" in summary.read_text().splitlines()[0]
+
+
 def test_migrations_of_one_environment_never_meet() -> None:
     concurrency = read("migrate.yml")["concurrency"]
     assert "inputs.environment" in concurrency["group"]
@@ -187,29 +212,8 @@ def test_migration_looks_before_it_changes_anything() -> None:
     steps = [step for step in job["steps"] if TASK.search(step.get("run", ""))]
     called = [match["task"] for step in steps if (match := TASK.search(step["run"]))]
     # env.check and db.status fail where there is no database; db.create changes nothing where there is one.
-    assert called == ["db.create", "env.check", "db.status", "db.migrate", "db.migrate"]
-    assert "--sql" in steps[3]["run"]
-    assert "--sql" not in steps[4]["run"]
+    assert called == ["db.create", "env.check", "db.status", "db.plan", "db.migrate"]
     assert [step.get("if") for step in steps] == ["inputs.apply", None, None, None, "inputs.apply"]
-
-
-@pytest.mark.parametrize(("exit_code", "shown"), [(0, "SELECT 1;"), (1, "-- A revision reads rows")])
-def test_migration_goes_on_where_a_revision_has_no_sql(tmp_path: Path, exit_code: int, shown: str) -> None:
-    (job,) = read("migrate.yml")["jobs"].values()
-    (step,) = [step for step in job["steps"] if "--sql" in step.get("run", "")]
-    uv = tmp_path / "uv"
-    uv.write_text(f"#!/bin/sh\n[ {exit_code} = 0 ] && echo 'SELECT 1;'\nexit {exit_code}\n")
-    uv.chmod(0o755)
-    summary = tmp_path / "summary"
-    # As GitHub runs a step that names no shell.
-    subprocess.run(
-        ["bash", "-e", "-c", step["run"]],
-        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "GITHUB_STEP_SUMMARY": str(summary)},
-        check=True,
-    )
-    first, middle, last = summary.read_text().splitlines()
-    assert (first, last) == ("```sql", "```")
-    assert middle.startswith(shown)
 
 
 def test_secret_reaches_only_the_steps_that_run_a_task() -> None:

@@ -88,7 +88,7 @@ def test_revisions_that_differ_in_rows_only_are_not_guessed(
 def test_stamp_without_revision_and_detect_is_a_wrong_call(tasks: Tasks) -> None:
     done = tasks.run("db.stamp", "--yes")
     assert done.returncode == 2
-    assert "did not receive required positional arguments: 'revision'" in done.stderr
+    assert "db.stamp needs 'revision'." in done.stderr
 
 
 def test_tables_of_other_tools_are_known(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ BEHIND_OUR_BACK = (
     "CREATE TABLE staging (id int)",
     # What other tools, and we ourselves, keep there.
     "CREATE TABLE schema_migrations (version text PRIMARY KEY)",
-    "CREATE SCHEMA rag_factory",
-    "CREATE TABLE rag_factory.ledger (id int)",
+    "CREATE SCHEMA IF NOT EXISTS rag_factory",
+    "CREATE TABLE rag_factory.of_its_own (id int)",
 )
 
 

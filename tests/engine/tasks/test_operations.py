@@ -81,7 +81,7 @@ def test_interrupted_operations_go_on(
     write_revision("003", upgrade=f"{backfill.format(60)}\n{index}", downgrade="op.execute('SELECT 1')")
     with _started(cli, "db.migrate") as process:
         _wait_for(query, "SELECT EXISTS (SELECT FROM rag_factory.backfills WHERE total = 50)")
-        assert _interrupted(process).endswith("Interrupted.\n")
+        assert "The database is at 002. To go on, run the task again." in _interrupted(process)
     write_revision("003", upgrade=f"{backfill.format(0)}\n{index}", downgrade="op.execute('SELECT 1')")
     with psycopg.connect(database_url.plain) as older:
         older.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ

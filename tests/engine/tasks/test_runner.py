@@ -49,8 +49,8 @@ def test_stopped_run_says_where_it_is_and_goes_on(
         output, errors = process.communicate(timeout=30)
     assert (process.returncode, output) == (code, ""), errors
     assert errors.splitlines()[-1] == (
-        "Stopped. In this run, applied: 002; what was begun is rolled back. The database is at 002. "
-        "To go on, run the task again."
+        "Stopped. In this run, applied: 002; the transaction under way is rolled back. "
+        "The database is at 002. To go on, run the task again."
     )
     assert query(
         "SELECT to_regclass('half') IS NULL AND count(*) = 0 FROM pg_locks WHERE locktype = 'advisory'"

@@ -74,7 +74,10 @@ def test_rollback_that_loses_rows_needs_more_than_yes(
     tasks.fail(4, "db.rollback", "--allow-data-loss", says="This takes back .*add: --yes$")
     assert tasks.status()["revision"] == ["003"]
     done = tasks.succeed("db.rollback", "--yes", "--allow-data-loss")
-    assert done.stderr.startswith(f"would be lost: {lost}\n- 003 revision 003")
+    said = done.stderr.splitlines()
+    assert said[0] == f"would be lost: {lost}"
+    assert said[1].startswith("backed up "), "it does before rows are lost"
+    assert said[3].startswith("- 003 revision 003")
     # What makes no way back is found before anything is taken back.
     write_revision("003", "002", "SELECT 1", "raise ValueError('no way back')")
     tasks.succeed("db.migrate")

@@ -75,11 +75,11 @@ def test_up_down_and_up_again_each_twice(database: Database) -> None:
     lines = "\n".join(made)
     for part in (
         "CREATE INDEX by_title ON public.books USING btree (title) WHERE (title ~~ '100%'::text)",
-        "USING hnsw (cover vector_cosine_ops) WITH (m='8', ef_construction='64')",
-        "USING hnsw (((cover)::halfvec(3)) halfvec_l2_ops)",
+        "USING hnsw (cover public.vector_cosine_ops) WITH (m='8', ef_construction='64')",
+        "USING hnsw (((cover)::public.halfvec(3)) public.halfvec_l2_ops)",
         "UNIQUE (pages) DEFERRABLE INITIALLY DEFERRED",
         'column public.books."Odd name" integer not null',
-        "FOREIGN KEY (author_id) REFERENCES authors(id) ON DELETE CASCADE",
+        "FOREIGN KEY (author_id) REFERENCES public.authors(id) ON DELETE CASCADE",
     ):
         assert part in lines
     assert "NOT VALID" not in lines
@@ -105,7 +105,7 @@ def test_invalid_index_of_a_failed_build_is_replaced(database: Database, way: st
     getattr(database, way)(lambda op: op.create_index_online("by_pages", "books", ["pages"]))
     assert database.execute(INVALID) == [(0,)]
     made = [line for line in database.schema() if "by_pages" in line or "leftover" in line]
-    assert made == ["CREATE INDEX by_pages ON public.books USING btree (pages)"]
+    assert made == ["index public.by_pages CREATE INDEX by_pages ON public.books USING btree (pages)"]
 
 
 def test_build_that_fails_leaves_no_index(database: Database) -> None:
