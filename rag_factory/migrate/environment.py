@@ -15,7 +15,7 @@ from alembic import context
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Engine, NullPool, create_engine, event
+from sqlalchemy import Engine, NullPool, Pool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from rag_factory.database.config import DatabaseConfig
@@ -44,6 +44,7 @@ PLUGINS = ("alembic.autogenerate.*", "alembic.ext.checkconstraint_byname", "alem
 _IDENTITY = "SELECT current_database(), pg_postmaster_start_time()"
 # Imported for their effect: each registers its comparators with Alembic.
 _PLUGIN_PACKAGES = ("alembic_pg_autogen", "alembic_postgresql_enum")
+_OPENED_HERE = "rag_factory.opened_here"
 # A migrator that is killed leaves its statement running; the server looks this often whether it is gone.
 # Servers on Windows can't.
 _NOTICE_DEATH = """CASE WHEN version() !~* 'windows|visual c|msvc|mingw'
@@ -242,6 +243,8 @@ def _timeouts(config: DatabaseConfig, work_key: int | None) -> Iterator[None]:
     """Set the settings' timeouts on each connection that SQLAlchemy opens in the body.
 
     The server's own limit on idle sessions is lifted: ours is idle while env.py works on one of its own.
+    Each is closed when it is given back: in the pool of an env.py it would go on as a migrator's session, and
+    the next task of this process would wait for it.
     """
     timeouts = {
         "lock_timeout": round(config.db_lock_timeout_seconds * 1000),
@@ -253,16 +256,23 @@ def _timeouts(config: DatabaseConfig, work_key: int | None) -> Iterator[None]:
     if work_key is not None:
         calls += f", pg_advisory_lock_shared({work_key})"
 
-    def set_timeouts(connection: Any, _: Any) -> None:
+    def set_timeouts(connection: Any, record: Any) -> None:
         cursor = connection.cursor()
         cursor.execute(f"SELECT {calls}")
         cursor.close()
         connection.commit()
+        record.info[_OPENED_HERE] = True
+
+    def close(_: Any, record: Any) -> None:
+        if record.info.get(_OPENED_HERE):
+            record.invalidate()
 
     event.listen(Engine, "connect", set_timeouts)
+    event.listen(Pool, "checkin", close)
     try:
         yield
     finally:
+        event.remove(Pool, "checkin", close)
         event.remove(Engine, "connect", set_timeouts)
 
 

@@ -19,6 +19,8 @@ from tests.engine.template.foreign import FLEET, LIBRARY, write
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rag_factory.database.url import DatabaseUrl
+
 
 def rag_factory(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return CommandLine(folder).run(sys.executable, "-m", "rag_factory.template", *arguments)
@@ -145,6 +147,18 @@ def test_adopting_adds_the_engine_once_and_nothing_else(tmp_path: Path, files: d
     again = rag_factory(tmp_path, "adopt", "--yes")
     assert (again.returncode, again.stdout, files_of(tmp_path)) == (0, "", after)
     assert "Nothing to write" in again.stderr
+
+
+def test_adopted_project_is_migrated_up_and_down_by_one_process(
+    tmp_path: Path, database_url: DatabaseUrl
+) -> None:
+    write(tmp_path, FLEET)
+    assert rag_factory(tmp_path, "adopt", "--yes").returncode == 0
+    cli = CommandLine(tmp_path, {"DATABASE_URL": database_url.plain, "PYTHONPATH": "src"})
+    # Its env.py keeps its connections in a pool: they must not pass for those of a migrator at work.
+    done = cli.invoke("db.migrate", "db.check", "db.rollback", "--all", "--yes", "db.migrate", "--wait", "5")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.endswith(" is at 2 (head)\n")
 
 
 def test_adopting_needs_an_alembic_project(tmp_path: Path) -> None:
