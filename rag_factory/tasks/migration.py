@@ -124,8 +124,7 @@ def rollback(
         return
     losses = tell_losses(work, undone, allowed=allow_data_loss)
     named_all = ", ".join(f"{revision.id} ({revision.message})" for revision in undone)
-    rows_go = any(loss.holds_rows for loss in losses)
-    if rows_go and not allow_data_loss:
+    if losses and any(loss.holds_rows for loss in losses) and not allow_data_loss:
         raise RefusedError(
             f"Taking back {named_all} from {place} would lose {'; '.join(map(str, losses))}. "
             "Nothing was changed.",
@@ -133,6 +132,8 @@ def rollback(
         )
     effect = f"This takes back {named_all} from {place}, with the data in what they made"
     work.confirm(effect, yes=yes, database=database)
+    # What can't be told may be lost as well: it is backed up.
+    rows_go = losses is None or any(loss.holds_rows for loss in losses)
     _say_at(work, work.runner(wait_seconds, backup=backup and rows_go).downgrade(undone))
 
 

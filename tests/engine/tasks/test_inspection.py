@@ -83,8 +83,14 @@ def test_locks_are_shown_and_ended(tasks: Tasks, database: DatabaseUrl, query: Q
         tasks.fail(4, *cancel, says=says, APP_ENV="production")
         done = tasks.succeed(*cancel, "--yes", "--database", database.database, APP_ENV="production")
         assert done.stderr == f"cancelled the statement of {waiter}\n"
+        tasks.succeed("db.protect")
+        says = rf"ends the session {holder} .*is marked as protected"
+        terminate = ("db.locks", "--terminate", str(holder))
+        for typed in (("--yes",), ("--database", database.database)):
+            tasks.fail(4, *terminate, *typed, says=says)
+        tasks.succeed("db.protect", "--off", "--yes", "--database", database.database)
         tasks.fail(2, "db.locks", "--cancel", str(holder), says="runs no statement that could be cancelled")
-        done = tasks.succeed("db.locks", "--terminate", str(holder))
+        done = tasks.succeed(*terminate)
         assert done.stderr == f"ended the session {holder}\n"
     tasks.fail(2, "db.locks", "--watch", "--cancel", "1", says="exclude each other")
 

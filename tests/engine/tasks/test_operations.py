@@ -43,6 +43,7 @@ def test_revision_of_each_kind_runs_when_it_is_filled_in(tasks: Tasks, query: Qu
         path = tasks.cli.root / line
         text = path.read_text()
         assert text.startswith(f'"""the {kind}\n')
+        assert "\nrepeatable = True\n\n\ndef upgrade()" in text
         words = WORDS | ({"TABLE": "chunks", "COLUMN": "embedding"} if kind == "hnsw" else {})
         for word, name in words.items():
             text = text.replace(word, name)

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+import pytest
 
 from rag_factory.server import EmbeddedServer
 from tests.conftest import clean_environment
@@ -161,19 +162,24 @@ def test_interrupted_plan_leaves_no_scratch_database(
     assert query(SCRATCH) == [(0,)]
 
 
-def test_role_that_may_create_no_database(
-    tasks: Tasks, database_url: DatabaseUrl, write_revision: WriteRevision, query: Query
+@pytest.mark.parametrize("right", ["NOCREATEDB", "CREATEDB"], ids=["no database", "no extension"])
+def test_role_that_may_create_no_scratch_database(
+    tasks: Tasks, database_url: DatabaseUrl, write_revision: WriteRevision, query: Query, right: str
 ) -> None:
     tasks.succeed("db.migrate")
+    # Only a superuser creates this one.
+    query("CREATE EXTENSION pageinspect")
     write_revision("003", "002", "ALTER TABLE chunks ADD note text", "ALTER TABLE chunks DROP note")
     role = f"reader_{database_url.database}"
-    query(f"CREATE ROLE {role} LOGIN PASSWORD 'only-reads' IN ROLE pg_read_all_data")
+    query(f"CREATE ROLE {role} LOGIN {right} PASSWORD 'only-reads' IN ROLE pg_read_all_data")
+    # The copy is written to all the same.
+    query(f"ALTER DATABASE {database_url.database} SET default_transaction_read_only = on")
     url = f"postgresql://{role}:only-reads@{database_url.host}:{database_url.port}/{database_url.database}"
     try:
         done = tasks.succeed("db.plan", "--json", DATABASE_URL=url)
     finally:
         EmbeddedServer(tasks.cli.root / ".rag_factory" / "server").stop()
-        query(f"DROP ROLE {role}")
+        query(f"BEGIN READ WRITE; DROP ROLE {role}; COMMIT")
     plan = json.loads(done.stdout)
     assert plan["rehearsed_on"] == "the embedded server"
     (statement,) = plan["revisions"][0]["statements"]
