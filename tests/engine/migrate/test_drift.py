@@ -20,8 +20,7 @@ BEHIND_OUR_BACK = (
     "CREATE TABLE staging (id int)",
     # What other tools, and we ourselves, keep there.
     "CREATE TABLE schema_migrations (version text PRIMARY KEY)",
-    "CREATE SCHEMA rag_factory",
-    "CREATE TABLE rag_factory.ledger (id int)",
+    "CREATE TABLE rag_factory.another (id int)",
 )
 
 
