@@ -35,6 +35,12 @@ _MAY_CREATE = "SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = curr
 # It is written to, whatever the database it is a copy of allows.
 _NOT_FOR_A_COPY = frozenset({"default_transaction_read_only"})
 _EXTENSIONS = "SELECT extname FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY oid"
+# Triggers of a change of embedding model call them; without them, its table can't be copied.
+_OWN_FUNCTIONS = """
+    SELECT quote_ident(nspname), pg_get_functiondef(p.oid)
+    FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+    WHERE nspname = ANY(%s) AND EXISTS (SELECT FROM pg_trigger WHERE tgfoid = p.oid) ORDER BY proname
+"""
 _SETTINGS = """
     SELECT unnest(setconfig) FROM pg_db_role_setting
     WHERE setrole = 0 AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -123,6 +129,7 @@ def loaded_scratch(target: Target, schema: bytes) -> Iterator[Target]:
 def dump_schema(target: Target, server_major: int) -> bytes:
     """The target's schema as the SQL of pg_dump, without owners, grants and the engine's own tables.
 
+    Of the engine's own, it has the functions that triggers of the project's tables call.
     Waits for a table that somebody changes no longer than a migration would: who waits in that queue makes
     others wait. Raises LockedError: that was too short.
     """
@@ -142,7 +149,14 @@ def dump_schema(target: Target, server_major: int) -> bytes:
             ) from error
         raise
     # A newer pg_dump says so to an older server, which doesn't know it; it is the default anyway.
-    return dump.replace(b"\nSET transaction_timeout = 0;\n", b"\n", 1)
+    return _own_functions(target) + dump.replace(b"\nSET transaction_timeout = 0;\n", b"\n", 1)
+
+
+def _own_functions(target: Target) -> bytes:
+    timeout = target.config.db_connect_timeout_seconds
+    with connect(target.url, connect_timeout_seconds=timeout, read_only=True) as session:
+        found = session.execute(_OWN_FUNCTIONS, (list(OWN_SCHEMAS),)).fetchall()
+    return "".join(f"CREATE SCHEMA IF NOT EXISTS {schema};\n{text};\n" for schema, text in found).encode()
 
 
 def _load(scratch: Target, schema: bytes) -> None:

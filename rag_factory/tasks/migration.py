@@ -216,6 +216,7 @@ def show_revision(work: Workspace, revision: str) -> None:
 def revision(work: Workspace, message: str, empty: bool = False, kind: str | None = None) -> None:
     """Write a revision of what the models have changed."""
     from rag_factory.migrate import kinds, revisions
+    from rag_factory.migrate.reembed.traces import find_traces
 
     chosen = kinds.find_kind(kind) if kind is not None else None
     head = work.history.head
@@ -231,6 +232,12 @@ def revision(work: Workspace, message: str, empty: bool = False, kind: str | Non
     if work.history.pending(work.read_known_state().revisions, head):
         raise BehindError(
             f"{work.target.place} is behind.", fix="First apply what is pending: invoke db.migrate"
+        )
+    if columns := find_traces(work.target)[0]:
+        raise RefusedError(
+            f"{', '.join(columns)} is being re-embedded, and a revision of what the models have changed "
+            "would drop what that has made. Nothing was written.",
+            fix="Write an empty one and fill it in (--empty), or end it first: invoke db.reembed --status",
         )
     path = revisions.write_revision(work.target, work.project, message)
     if path is None:
@@ -258,6 +265,7 @@ def check(work: Workspace) -> None:
     db.drift is another thing: it holds the database against its applied revisions.
     """
     from rag_factory.migrate.check import find_differences
+    from rag_factory.migrate.reembed.traces import find_traces
     from rag_factory.migrate.scratch import migrated_scratch
 
     head = work.history.head
@@ -269,9 +277,13 @@ def check(work: Workspace) -> None:
         differences = find_differences(work.target, work.project)
     if differences:
         show("\n".join(differences))
+        columns = find_traces(work.target)[0]
         raise DriftError(
             f"The models and the schema differ in {len(differences)}: above is what would mend the schema.",
-            fix='Write it as a revision: invoke db.revision -m "…"',
+            fix=f"{', '.join(columns)} is being re-embedded, and what that has made is among them: leave it. "
+            "See: invoke db.reembed --status"
+            if columns
+            else 'Write it as a revision: invoke db.revision -m "…"',
         )
     say("The models and the schema agree")
 
