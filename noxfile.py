@@ -29,7 +29,7 @@ def workflow_files() -> list[str]:
     return sorted(map(str, Path(".github/workflows").glob("*.yml")))
 
 
-def issue_forms() -> list[str]:
+def issue_forms() -> list[str]:  # [engine]
     """The paths of the forms for an issue."""
     forms = Path(".github/ISSUE_TEMPLATE").glob("*.yml")
     return sorted(str(path) for path in forms if path.name != "config.yml")
@@ -53,13 +53,20 @@ def migrations(session: nox.Session) -> None:
     session.run("pytest", "-n", "auto", "tests/migrations", *session.posargs)
 
 
-@nox.session
+@nox.session  # [engine]
 def coverage(session: nox.Session) -> None:
     """Run the test suite and measure which branches it takes; arguments after -- go to pytest."""
     session.install("-e", ".", *dependencies("tests", "coverage"))
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", "-n", "auto", *session.posargs)
     session.run("coverage", "report")
+
+
+@nox.session(default=False)  # [engine]
+def template(session: nox.Session) -> None:
+    """Build the wheel, and try the projects that come of it; arguments after -- go to pytest."""
+    session.install("-e", ".", *dependencies("tests"))
+    session.run("pytest", "-n", "2", "tests/engine/template/projects.py", *session.posargs)
 
 
 @nox.session
@@ -69,18 +76,20 @@ def lint(session: nox.Session) -> None:
     session.install("-e", ".", *dependencies("lint"))
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
-    session.run("lint-imports", "--no-logo")
+    session.run("lint-imports", "--no-logo")  # [engine]
     annotations = ["--github"] if "GITHUB_ACTIONS" in os.environ else []
     session.run("python", "-m", "rag_factory.migrate.lint", *annotations)
     session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflow_files())
     session.run("check-jsonschema", "--builtin-schema", "vendor.dependabot", ".github/dependabot.yml")
-    session.run("check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *issue_forms())
+    session.run(  # [engine]
+        "check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *issue_forms()
+    )
     session.run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml")
-    session.run("actionlint")
+    session.run("actionlint", *workflow_files())  # named, it needs no git repository
     session.run("zizmor", "--offline", "--quiet", "--pedantic", ".github")
 
 
-@nox.session
+@nox.session  # [engine]
 def docs(session: nox.Session) -> None:
     """Build the documentation into site/ and check its links; arguments after -- go to mkdocs build."""
     session.install(*dependencies("docs"))

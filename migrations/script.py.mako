@@ -11,11 +11,11 @@ Before this runs where people are waiting:
   rewrites the table.
 - On a table with data: op.create_index_online and op.create_hnsw_index_online, op.set_not_null_online,
   op.add_check_online, op.add_foreign_key_online, op.add_unique_online, op.add_enum_value, op.backfill. They
-  hold up nobody for long, and commit as they go: give them a revision of their own, where they can be repeated.
-  invoke db.revision --kind index|hnsw|constraint|not-null|backfill writes it. The way back: op.drop_index_online,
-  op.drop_constraint_online, op.drop_not_null_online.
-- A lock timeout or statement timeout of its own: lines like lock_timeout = "3s" below. repeatable = True there
-  says that each step can be run again after a part was committed; then a lock is tried for again.
+  hold up nobody for long, and commit as they go: give them a revision of their own, where they can be
+  repeated. invoke db.revision --kind index|hnsw|constraint|not-null|backfill writes it. The way back:
+  op.drop_index_online, op.drop_constraint_online, op.drop_not_null_online.
+- A lock timeout or statement timeout of its own: lines like lock_timeout = "3s" below. repeatable = True
+  there says that each step can be run again after a part was committed; then a lock is tried for again.
 - Rename or drop only what no running version of the application reads any more.
 - The type of a column, also the dimensions of a vector: a new column, op.backfill, then the switch.
 - Import no models here: they move on, this revision does not.
@@ -26,8 +26,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 from alembic import op
-${imports if imports else ""}
-
+${imports + "\n" if imports else ""}
 revision: str = ${repr(up_revision)}
 down_revision: str | Sequence[str] | None = ${repr(down_revision)}
 branch_labels: str | Sequence[str] | None = ${repr(branch_labels)}

@@ -1,4 +1,4 @@
-"""The servers and the command line that tests use."""
+"""What the tests share."""
 
 from __future__ import annotations
 
@@ -30,17 +30,21 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["rag_factory.testing.plugin"]
 
+# [engine
 # A shell's background job ignores Ctrl-C, and so would every process that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# engine]
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent  # [engine]
 SETTINGS = {name.upper() for name in DatabaseConfig.model_fields} | OLD_NAMES.keys()
 # Where one of these is set, pytest tells the same thing at greater length.
 CHATTY = {"CI", "BUILD_NUMBER"}
+# [engine
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 PASSWORD = "a:b/c@d#e?f%g"  # every character that a URL must escape
 PROJECT_PARTS = ("tasks.py", "alembic.ini", "pyproject.toml", "migrations", ".env.example")
+# engine]
 
 
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -53,6 +57,7 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return kept | dict(extra or {})
 
 
+# [engine
 @dataclass(frozen=True)
 class CommandLine:
     """Runs the real command line in one project folder."""
@@ -167,6 +172,9 @@ def project(tmp_path: Path) -> Path:
 def cli(project: Path, database_url: DatabaseUrl) -> CommandLine:
     """The command line in a copy of the project, on a database that doesn't exist yet."""
     return CommandLine(project, {"DATABASE_URL": database_url.plain})
+
+
+# engine]
 
 
 @pytest.fixture

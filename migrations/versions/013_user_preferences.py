@@ -20,7 +20,9 @@ def upgrade() -> None:
     op.create_table(
         "user_preferences",
         sa.Column("user_id", sa.Uuid(), nullable=False),
+        # [tenancy
         sa.Column("tenant_id", sa.Uuid(), server_default=sa.text("current_tenant_id()"), nullable=True),
+        # tenancy]
         sa.Column("theme", sa.Text(), server_default=sa.text("'system'::text"), nullable=False),
         sa.Column("language", sa.Text(), server_default=sa.text("'en'::text"), nullable=False),
         sa.Column("timezone", sa.Text(), server_default=sa.text("'UTC'::text"), nullable=False),
@@ -30,7 +32,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.user_id"], name="fk_user_preferences_user_id_users", ondelete="CASCADE"
         ),
-        sa.ForeignKeyConstraint(
+        sa.ForeignKeyConstraint(  # [tenancy]
             ["user_id", "tenant_id"],
             ["users.user_id", "users.tenant_id"],
             name="fk_user_preferences_user_id_tenant_id_users",

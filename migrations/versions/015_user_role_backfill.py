@@ -44,7 +44,7 @@ $$
 
 CHECKS = {
     "ck_users_new_role_not_null": "new_role IS NOT NULL",
-    "ck_users_superadmin_has_no_tenant": "new_role <> 'superadmin' OR tenant_id IS NULL",
+    "ck_users_superadmin_has_no_tenant": "new_role <> 'superadmin' OR tenant_id IS NULL",  # [tenancy]
 }
 
 # The batches are one statement for the server; each of their own waits keeps its lock timeout.

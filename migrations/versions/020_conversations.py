@@ -23,20 +23,22 @@ def upgrade() -> None:
     op.create_table(
         "conversations",
         sa.Column("conversation_id", sa.Uuid(), server_default=sa.text("gen_random_uuid()"), nullable=False),
+        # [tenancy
         sa.Column("tenant_id", sa.Uuid(), server_default=sa.text("current_tenant_id()"), nullable=True),
+        # tenancy]
         sa.Column("user_id", sa.Uuid(), nullable=True),
         sa.Column("title", sa.Text(), nullable=True),
         sa.Column("metadata", postgresql.JSONB(), server_default=sa.text("'{}'::jsonb"), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False),
         sa.Column("updated_at", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False),
         sa.PrimaryKeyConstraint("conversation_id", name="pk_conversations"),
-        sa.ForeignKeyConstraint(
+        sa.ForeignKeyConstraint(  # [tenancy]
             ["tenant_id"], ["tenants.tenant_id"], name="fk_conversations_tenant_id_tenants"
         ),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.user_id"], name="fk_conversations_user_id_users", ondelete="CASCADE"
         ),
-        sa.ForeignKeyConstraint(
+        sa.ForeignKeyConstraint(  # [tenancy]
             ["user_id", "tenant_id"],
             ["users.user_id", "users.tenant_id"],
             name="fk_conversations_user_id_tenant_id_users",
@@ -44,19 +46,23 @@ def upgrade() -> None:
             ondelete="CASCADE",
         ),
     )
-    op.create_index(
+    op.create_index(  # [tenancy]
         "uq_conversations_conversation_id_tenant_id",
         "conversations",
         ["conversation_id", "tenant_id"],
         unique=True,
     )
     op.create_index("idx_conversations_user_created", "conversations", ["user_id", "created_at"])
+    # [tenancy
     op.create_index("idx_conversations_tenant_created", "conversations", ["tenant_id", "created_at"])
+    # tenancy]
     op.create_table(
         "messages",
         sa.Column("message_id", sa.Uuid(), server_default=sa.text("gen_random_uuid()"), nullable=False),
         sa.Column("conversation_id", sa.Uuid(), nullable=False),
+        # [tenancy
         sa.Column("tenant_id", sa.Uuid(), server_default=sa.text("current_tenant_id()"), nullable=True),
+        # tenancy]
         sa.Column(
             "role", postgresql.ENUM("user", "assistant", "system", name="message_role"), nullable=False
         ),
@@ -76,7 +82,7 @@ def upgrade() -> None:
             name="fk_messages_conversation_id_conversations",
             ondelete="CASCADE",
         ),
-        sa.ForeignKeyConstraint(
+        sa.ForeignKeyConstraint(  # [tenancy]
             ["conversation_id", "tenant_id"],
             ["conversations.conversation_id", "conversations.tenant_id"],
             name="fk_messages_conversation_id_tenant_id_conversations",

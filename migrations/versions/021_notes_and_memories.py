@@ -24,7 +24,7 @@ def keys(table: str) -> list[sa.ForeignKeyConstraint]:
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.user_id"], name=f"fk_{table}_user_id_users", ondelete="CASCADE"
         ),
-        sa.ForeignKeyConstraint(
+        sa.ForeignKeyConstraint(  # [tenancy]
             ["user_id", "tenant_id"],
             ["users.user_id", "users.tenant_id"],
             name=f"fk_{table}_user_id_tenant_id_users",
@@ -40,7 +40,9 @@ def upgrade() -> None:
         sa.Column(
             "scratchpad_entry_id", sa.Uuid(), server_default=sa.text("gen_random_uuid()"), nullable=False
         ),
+        # [tenancy
         sa.Column("tenant_id", sa.Uuid(), server_default=sa.text("current_tenant_id()"), nullable=True),
+        # tenancy]
         sa.Column("user_id", sa.Uuid(), nullable=False),
         sa.Column(
             "entry_type",
@@ -58,7 +60,9 @@ def upgrade() -> None:
     op.create_table(
         "user_memories",
         sa.Column("user_memory_id", sa.Uuid(), server_default=sa.text("gen_random_uuid()"), nullable=False),
+        # [tenancy
         sa.Column("tenant_id", sa.Uuid(), server_default=sa.text("current_tenant_id()"), nullable=True),
+        # tenancy]
         sa.Column("user_id", sa.Uuid(), nullable=False),
         sa.Column("content", sa.Text(), nullable=False),
         sa.Column("importance", sa.REAL(), server_default=sa.text("0.5"), nullable=False),

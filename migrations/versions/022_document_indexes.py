@@ -62,7 +62,11 @@ def upgrade() -> None:
         op.create_index(
             "uq_documents_source",
             "documents",
-            ["tenant_id", "collection_id", "source_path"],
+            [
+                "tenant_id",  # [tenancy]
+                "collection_id",
+                "source_path",
+            ],
             unique=True,
             postgresql_nulls_not_distinct=True,
             postgresql_where=sa.text("source_path IS NOT NULL"),

@@ -93,7 +93,11 @@ REFUSE = """
 CREATE TRIGGER refuse_audit_change BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON audit_logs
 FOR EACH STATEMENT EXECUTE FUNCTION refuse_audit_change()
 """
-AUDITED = {"users": "user_id", "documents": "document_id", "conversations": "conversation_id"}
+AUDITED = {
+    "users": "user_id",
+    "documents": "document_id",
+    "conversations": "conversation_id",  # [chat]
+}
 
 
 def upgrade() -> None:
@@ -106,7 +110,7 @@ def upgrade() -> None:
             server_default=sa.text("clock_timestamp()"),
             nullable=False,
         ),
-        sa.Column("tenant_id", sa.Uuid(), nullable=True),
+        sa.Column("tenant_id", sa.Uuid(), nullable=True),  # [tenancy]
         sa.Column("user_id", sa.Uuid(), nullable=True),
         sa.Column("database_role", sa.Text(), nullable=False),
         sa.Column("table_name", sa.Text(), nullable=False),
@@ -120,8 +124,10 @@ def upgrade() -> None:
     )
     op.create_index("idx_audit_logs_tenant_created", "audit_logs", ["tenant_id", "created_at"])
     op.create_index("idx_audit_logs_row", "audit_logs", ["table_name", "row_id", "created_at"])
-    op.execute("ALTER TABLE audit_logs ENABLE ROW LEVEL SECURITY")
+    op.execute("ALTER TABLE audit_logs ENABLE ROW LEVEL SECURITY")  # [tenancy]
+    # [tenancy
     op.execute("CREATE POLICY tenant_reads ON audit_logs FOR SELECT USING (tenant_id = current_tenant_id())")
+    # tenancy]
     op.execute(REFUSE_AUDIT_CHANGE)
     op.execute(REFUSE)
     op.execute(AUDIT_ROW_CHANGE)

@@ -32,10 +32,10 @@ TABLES = (
     "collections",
     "documents",
     "chunks",
-    "conversations",
-    "messages",
-    "scratchpad_entries",
-    "user_memories",
+    "conversations",  # [chat]
+    "messages",  # [chat]
+    "scratchpad_entries",  # [chat]
+    "user_memories",  # [chat]
 )
 
 

@@ -187,7 +187,7 @@ def remember(
         "content": content,
         "importance": _read_importance(importance),
         "metadata_": dict(metadata or {}),
-        "tenant_id": _find_tenant(session, user_id),
+        "tenant_id": _find_tenant(session, user_id),  # [tenancy]
     }
     return session.execute(
         insert(UserMemory).values(values).returning(UserMemory.user_memory_id)

@@ -26,6 +26,7 @@ from rag_factory.tasks import (  # noqa: E402
     plan,
     reembed,
     safety,
+    template,
     tenants,
     test,
     usage,
@@ -59,7 +60,10 @@ def build_namespace(root: Path, *, db_tasks: Sequence[Command] = ()) -> Collecti
 
     db_tasks: the project's own that stand with those of `db`, made by `command`.
     """
-    groups = [*GROUPS, ("db", "the project's own", db_tasks)] if db_tasks else GROUPS
+    groups = [*GROUPS, ("db", "the project's own", db_tasks)] if db_tasks else list(GROUPS)
+    # Only the checkout of the template has something to make a project of.
+    if (root / "rag_factory" / "template" / "manifest.toml").is_file():
+        groups.append(("template", "this checkout", template.TASKS))
     namespace = Collection()
     for area in dict.fromkeys(area for area, *_ in groups):
         tasks = [task for of_area, _, tasks in groups if of_area == area for task in tasks]

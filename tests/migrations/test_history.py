@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 HISTORY = History.read(Project(Path(__file__).parents[2]))
 REVISIONS = list(HISTORY.revisions.values())
+ALLOWED = {"alembic", "sqlalchemy", "pgvector"} | sys.stdlib_module_names
 by_id = pytest.mark.parametrize("revision", REVISIONS, ids=lambda revision: revision.id)
 
 
@@ -36,6 +38,22 @@ def test_file_is_named_for_its_revision(revision: Revision) -> None:
     shipped = rf"{revision.id}_[a-z0-9_]+\.py" if re.fullmatch(r"\d{3}", revision.id) else None
     own = rf"\d{{8}}_\d{{4}}-{re.escape(revision.id)}_[a-z0-9_]+\.py"
     assert re.fullmatch(shipped or own, revision.path.name)
+
+
+@by_id
+def test_revision_imports_nothing_that_moves_on(revision: Revision) -> None:
+    imported = {
+        name.partition(".")[0]
+        for node in ast.walk(ast.parse(revision.path.read_text(encoding="utf-8")))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or "."]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert imported <= ALLOWED
 
 
 @by_id

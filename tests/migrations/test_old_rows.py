@@ -8,6 +8,8 @@ from uuid import UUID
 import pytest
 
 from rag_factory.errors import RagFactoryError
+from rag_factory.migrate.history import History
+from tests.migrations.conftest import PROJECT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     Make = Callable[[str], Database]
 
-TENANT = UUID(int=7)
+TENANT = UUID(int=7)  # [tenancy]
 
 
 def test_empty_descriptions_are_filled_and_others_kept(database_at: Make) -> None:
@@ -33,6 +35,7 @@ def test_empty_descriptions_are_filled_and_others_kept(database_at: Make) -> Non
     assert len(found) == 5
 
 
+# [tenancy
 def test_what_is_there_belongs_to_no_tenant(database_at: Make) -> None:
     database = database_at("007")
     # Even where the migrator's own sessions have a tenant.
@@ -49,21 +52,27 @@ def test_what_is_there_belongs_to_no_tenant(database_at: Make) -> None:
     }
 
 
+# tenancy]
+
+
 def test_old_roles_become_new_ones_and_come_back(database_at: Make) -> None:
     database = database_at("013")
+    database.execute("INSERT INTO users (email, role) VALUES ('root@x', 'admin'), ('lone@x', 'client')")
+    # [tenancy
     database.execute(f"INSERT INTO tenants (tenant_id, name) VALUES ('{TENANT}', 'a tenant')")
     database.execute(
-        "INSERT INTO users (email, role, tenant_id) VALUES ('root@x', 'admin', NULL), ('lone@x', 'client', "
-        f"NULL), ('boss@x', 'admin', '{TENANT}'), ('anna@x', 'client', '{TENANT}')",
+        "INSERT INTO users (email, role, tenant_id) "
+        f"VALUES ('boss@x', 'admin', '{TENANT}'), ('anna@x', 'client', '{TENANT}')"
     )
+    # tenancy]
     query = "SELECT to_jsonb(users) FROM users ORDER BY email"
     before = database.execute(query)
     database.runner.upgrade("016")
     assert dict(database.execute("SELECT email, role::text FROM users")) == {
         "root@x": "superadmin",
         "lone@x": "user",
-        "boss@x": "tenant_admin",
-        "anna@x": "user",
+        "boss@x": "tenant_admin",  # [tenancy]
+        "anna@x": "user",  # [tenancy]
     }
     database.go_down("013")
     assert database.execute(query) == before
@@ -119,7 +128,8 @@ def test_unknown_status_is_refused_before_anything_is_changed(database_at: Make)
 
 
 def test_duplicate_sources_are_refused_before_the_index_is_built(database_at: Make) -> None:
-    database = database_at("021")
+    [below] = History.read(PROJECT).revisions["022"].parents
+    database = database_at(below)
     database.execute("INSERT INTO documents (filename, source_path) VALUES ('a', '/a'), ('b', '/a')")
     database.execute("INSERT INTO documents (filename) VALUES ('no path'), ('no path')")
     before = database.schema()
@@ -131,7 +141,7 @@ def test_duplicate_sources_are_refused_before_the_index_is_built(database_at: Ma
 
 
 def test_chunk_of_an_old_document_is_found_by_its_words(database_at: Make) -> None:
-    database = database_at("023")
+    database = database_at("022")
     database.execute(
         "WITH document AS (INSERT INTO documents (filename) VALUES ('a.md') RETURNING document_id) "
         "INSERT INTO chunks (document_id, chunk_index, text) SELECT document_id, 0, 'Running foxes' "

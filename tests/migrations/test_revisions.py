@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -16,9 +13,6 @@ if TYPE_CHECKING:
     from rag_factory.database.url import DatabaseUrl
     from tests.conftest import CommandLine
     from tests.migrations.conftest import Database
-
-VERSIONS = Path(__file__).parents[2] / "migrations" / "versions"
-ALLOWED = {"alembic", "sqlalchemy", "pgvector"} | sys.stdlib_module_names
 
 COLUMNS = """
     SELECT column_name || ' ' || format_type(atttypid, atttypmod)
@@ -50,23 +44,6 @@ def _invoke(cli: CommandLine, *arguments: str) -> None:
 
 def _first_column(rows: list[Any]) -> list[Any]:
     return [row[0] for row in rows]
-
-
-@pytest.mark.parametrize("path", sorted(VERSIONS.glob("*.py")), ids=lambda path: path.name)
-def test_revision_imports_nothing_that_moves_on(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    imported = {
-        name.partition(".")[0]
-        for node in ast.walk(tree)
-        for name in (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module or "."]
-            if isinstance(node, ast.ImportFrom)
-            else []
-        )
-    }
-    assert imported <= ALLOWED
 
 
 def test_001_makes_documents_and_chunks(cli: CommandLine, query: Callable[..., list[Any]]) -> None:

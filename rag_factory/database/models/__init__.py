@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rag_factory.database.models.audit import (
+from rag_factory.database.models.audit import (  # [audit]
     AUDIT_ROW_CHANGE,
     REFUSE_AUDIT_CHANGE,
     REFUSE_AUDIT_CHANGE_TRIGGER,
@@ -10,7 +10,7 @@ from rag_factory.database.models.audit import (
     audit_trigger,
 )
 from rag_factory.database.models.base import UPDATE_UPDATED_AT, Base, updated_at_trigger
-from rag_factory.database.models.chat import (
+from rag_factory.database.models.chat import (  # [chat]
     Conversation,
     Message,
     MessageRole,
@@ -29,24 +29,25 @@ from rag_factory.database.models.documents import (
     Document,
     DocumentStatus,
 )
-from rag_factory.database.models.tenancy import CURRENT_TENANT_ID, Tenant, User, UserPreferences, UserRole
+from rag_factory.database.models.tenancy import CURRENT_TENANT_ID, Tenant  # [tenancy]
+from rag_factory.database.models.users import User, UserPreferences, UserRole
 
 FUNCTIONS = (
     UPDATE_UPDATED_AT,
-    CURRENT_TENANT_ID,
+    CURRENT_TENANT_ID,  # [tenancy]
     GET_CHUNK_ANCESTORS,
     GET_CHUNK_DESCENDANTS,
     FILL_SEARCH_VECTOR,
-    AUDIT_ROW_CHANGE,
-    REFUSE_AUDIT_CHANGE,
+    AUDIT_ROW_CHANGE,  # [audit]
+    REFUSE_AUDIT_CHANGE,  # [audit]
 )
 TRIGGERS = (
     *(updated_at_trigger(name) for name, table in Base.metadata.tables.items() if "updated_at" in table.c),
-    audit_trigger("users", "user_id"),
-    audit_trigger("documents", "document_id"),
-    audit_trigger("conversations", "conversation_id"),
+    audit_trigger("users", "user_id"),  # [audit]
+    audit_trigger("documents", "document_id"),  # [audit]
+    audit_trigger("conversations", "conversation_id"),  # [audit, chat]
     FILL_SEARCH_VECTOR_TRIGGER,
-    REFUSE_AUDIT_CHANGE_TRIGGER,
+    REFUSE_AUDIT_CHANGE_TRIGGER,  # [audit]
 )
 VIEWS = (CHUNK_HIERARCHY_VALIDATION,)
 
@@ -54,20 +55,20 @@ __all__ = [
     "FUNCTIONS",
     "TRIGGERS",
     "VIEWS",
-    "AuditLog",
+    "AuditLog",  # [audit]
     "Base",
     "Chunk",
     "Collection",
-    "Conversation",
+    "Conversation",  # [chat]
     "Document",
     "DocumentStatus",
-    "Message",
-    "MessageRole",
-    "ScratchpadEntry",
-    "ScratchpadEntryType",
-    "Tenant",
+    "Message",  # [chat]
+    "MessageRole",  # [chat]
+    "ScratchpadEntry",  # [chat]
+    "ScratchpadEntryType",  # [chat]
+    "Tenant",  # [tenancy]
     "User",
-    "UserMemory",
+    "UserMemory",  # [chat]
     "UserPreferences",
     "UserRole",
 ]

@@ -32,7 +32,7 @@ class AuditLog(Base):
     created_at: Mapped[datetime] = mapped_column(
         DateTime(timezone=True), server_default=sa.text("clock_timestamp()")
     )
-    tenant_id: Mapped[UUID | None]
+    tenant_id: Mapped[UUID | None]  # [tenancy]
     user_id: Mapped[UUID | None]
     database_role: Mapped[str] = mapped_column(Text)
     table_name: Mapped[str] = mapped_column(Text)

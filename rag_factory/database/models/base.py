@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import DateTime, Enum, Index, MetaData, func
+from sqlalchemy import DateTime, Enum, MetaData, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -61,11 +61,6 @@ class Metadata:
 def enum_of(kind: type[StrEnum], name: str) -> Enum:
     """The type of a column that holds the values of an enum."""
     return Enum(kind, name=name, values_callable=lambda members: [member.value for member in members])
-
-
-def tenant_key(table: str, key: str) -> Index:
-    """The unique index that lets a child refer to its parent and the parent's tenant together."""
-    return Index(f"uq_{table}_{key}_tenant_id", key, "tenant_id", unique=True)
 
 
 def updated_at_trigger(table: str) -> str:

@@ -8,8 +8,8 @@ from sqlalchemy import CheckConstraint, ForeignKey, Index, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.sql.naming import conv
 
-from rag_factory.database.models.base import NEW_UUID, Base, Metadata, Timestamps, tenant_key
-from rag_factory.database.models.tenancy import CURRENT_TENANT
+from rag_factory.database.models.base import NEW_UUID, Base, Metadata, Timestamps
+from rag_factory.database.models.tenancy import CURRENT_TENANT, tenant_key
 
 
 class Collection(Metadata, Timestamps, Base):
@@ -21,12 +21,14 @@ class Collection(Metadata, Timestamps, Base):
             r"description IS NOT NULL AND length(btrim(description, E' \t\n\r\f')) > 0",
             name=conv("description_not_empty"),
         ),
-        tenant_key("collections", "collection_id"),
+        tenant_key("collections", "collection_id"),  # [tenancy]
+        # [tenancy
         Index("idx_collections_tenant_id", "tenant_id", postgresql_where=text("tenant_id IS NOT NULL")),
+        # tenancy]
     )
 
     collection_id: Mapped[UUID] = mapped_column(primary_key=True, server_default=NEW_UUID)
-    tenant_id: Mapped[UUID | None] = mapped_column(
+    tenant_id: Mapped[UUID | None] = mapped_column(  # [tenancy]
         ForeignKey("tenants.tenant_id"), server_default=CURRENT_TENANT
     )
     name: Mapped[str] = mapped_column(Text)

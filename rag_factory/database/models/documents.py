@@ -12,8 +12,8 @@ from sqlalchemy import ForeignKey, Index, SmallInteger, Text
 from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column
 
-from rag_factory.database.models.base import NEW_UUID, Base, Metadata, Timestamps, enum_of, tenant_key
-from rag_factory.database.models.tenancy import CURRENT_TENANT, TenantOwned, same_tenant
+from rag_factory.database.models.base import NEW_UUID, Base, Metadata, Timestamps, enum_of
+from rag_factory.database.models.tenancy import CURRENT_TENANT, same_tenant, tenant_key
 
 DIMENSIONS = 1536
 
@@ -35,13 +35,13 @@ class Document(Metadata, Timestamps, Base):
 
     __tablename__ = "documents"
     __table_args__ = (
-        same_tenant("collection_id", "collections", ondelete="RESTRICT"),
-        tenant_key("documents", "document_id"),
+        same_tenant("collection_id", "collections", ondelete="RESTRICT"),  # [tenancy]
+        tenant_key("documents", "document_id"),  # [tenancy]
         Index("idx_documents_collection_id", "collection_id"),
         Index("idx_documents_tenant_status_created", "tenant_id", "status", "created_at"),
         Index(
             "uq_documents_source",
-            "tenant_id",
+            "tenant_id",  # [tenancy]
             "collection_id",
             "source_path",
             unique=True,
@@ -51,7 +51,7 @@ class Document(Metadata, Timestamps, Base):
     )
 
     document_id: Mapped[UUID] = mapped_column(primary_key=True, server_default=NEW_UUID)
-    tenant_id: Mapped[UUID | None] = mapped_column(
+    tenant_id: Mapped[UUID | None] = mapped_column(  # [tenancy]
         ForeignKey("tenants.tenant_id"), server_default=CURRENT_TENANT
     )
     collection_id: Mapped[UUID | None] = mapped_column(
@@ -66,7 +66,7 @@ class Document(Metadata, Timestamps, Base):
     )
 
 
-class Chunk(TenantOwned, Metadata, Timestamps, Base):
+class Chunk(Metadata, Timestamps, Base):
     """A piece of a document. embedding: float32, shape (DIMENSIONS,); None until it is computed.
 
     hierarchy_level: 0 document, 1 section, 2 paragraph, 3 sentence; a chunk's level is above its parent's.
@@ -86,11 +86,14 @@ class Chunk(TenantOwned, Metadata, Timestamps, Base):
         Index("idx_chunks_parent_chunk_id", "parent_chunk_id"),
         Index("idx_chunks_hierarchy", "document_id", "hierarchy_level", "chunk_index"),
         Index("idx_chunks_search_vector", "search_vector", postgresql_using="gin"),
+        # [tenancy
         Index("idx_chunks_tenant_id", "tenant_id", postgresql_where=sa.text("tenant_id IS NOT NULL")),
-        same_tenant("document_id", "documents"),
+        # tenancy]
+        same_tenant("document_id", "documents"),  # [tenancy]
     )
 
     chunk_id: Mapped[UUID] = mapped_column(primary_key=True, server_default=NEW_UUID)
+    tenant_id: Mapped[UUID | None] = mapped_column(server_default=CURRENT_TENANT)  # [tenancy]
     document_id: Mapped[UUID] = mapped_column(ForeignKey("documents.document_id", ondelete="CASCADE"))
     chunk_index: Mapped[int]
     text: Mapped[str] = mapped_column(Text)

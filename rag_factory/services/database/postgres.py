@@ -154,6 +154,7 @@ class PostgresqlDatabaseService:
         """What is wrong with the hierarchy; see `hierarchy.find_problems`."""
         return await self._run(hierarchy.find_problems, document_id)
 
+    # [chat
     async def start_conversation(self, *, user_id: UUID | None = None, title: str | None = None) -> UUID:
         """Begin a conversation; see `chat.start_conversation`."""
         return await self._run(chat.start_conversation, user_id=user_id, title=title)
@@ -201,6 +202,8 @@ class PostgresqlDatabaseService:
         """Read the most important memories of a user; see `chat.top_memories`."""
         return await self._run(chat.top_memories, user_id, limit=limit)
 
+    # chat]
+
     async def _run(
         self,
         function: Callable[Concatenate[Session, Parameters], Result],
@@ -212,6 +215,6 @@ class PostgresqlDatabaseService:
 
 
 class _Context(TypedDict, total=False):
-    tenant_id: UUID | None
+    tenant_id: UUID | None  # [tenancy]
     user_id: UUID | None
     read_only: bool

@@ -1,4 +1,4 @@
-"""Roles that row security confines, made in the test's own transaction and gone with it."""
+"""The pages of the documentation, the driver's connection, and roles that are gone with their test."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 HOWTO = Path(__file__).parents[3] / "docs" / "howto"
-TENANTS = (UUID(int=0xA), UUID(int=0xB))
+TENANTS = (UUID(int=0xA), UUID(int=0xB))  # [tenancy]
 
 
+# [tenancy
 def statements(name: str, containing: str) -> list[str]:
     """The SQL statements of the one block of a how-to that has this text in it."""
     blocks = re.findall(r"```sql\n(.*?)```", (HOWTO / name).read_text(encoding="utf-8"), re.DOTALL)
@@ -28,11 +29,15 @@ def statements(name: str, containing: str) -> list[str]:
     return [part.strip() for part in block.split(";") if part.strip()]
 
 
+# tenancy]
+
+
 def driver(session: Session) -> psycopg.Connection[Any]:
     """The driver's own connection, in the test's transaction."""
     return cast("psycopg.Connection[Any]", session.connection().connection.driver_connection)
 
 
+# [tenancy
 @pytest.fixture
 def role_name(db_connection: Session) -> str:
     """A name for a role of this process: roles belong to the server, which several workers may share."""
@@ -82,27 +87,43 @@ def rows_of_all(db_connection: Session) -> Session:
             "text": f"secret {number}",
             "email": f"{number}@x",
         }
-        for statement in ROWS.strip().split(";\n"):
+        for statement in ROWS:
             connection.execute(statement.encode(), values)
     return db_connection
 
 
-ROWS = """
-INSERT INTO users (user_id, tenant_id, email) VALUES (%(u)s, %(t)s, %(email)s);
-INSERT INTO user_preferences (user_id, tenant_id) VALUES (%(u)s, %(t)s);
-INSERT INTO collections (collection_id, tenant_id, name, description)
-    VALUES (%(c)s, %(t)s, 'handbook', %(text)s);
-INSERT INTO documents (document_id, tenant_id, collection_id, filename, source_path)
-    VALUES (%(d)s, %(t)s, %(c)s, 'a.md', %(path)s);
-INSERT INTO documents (document_id, tenant_id, filename) VALUES (%(o)s, %(t)s, 'alone.md');
-INSERT INTO chunks (chunk_id, tenant_id, document_id, chunk_index, text, embedding)
-    VALUES (%(k)s, %(t)s, %(d)s, 0, %(text)s, array_fill(1, ARRAY[1536])::vector);
-INSERT INTO chunks (chunk_id, tenant_id, document_id, chunk_index, text, parent_chunk_id, hierarchy_level)
-    VALUES (%(l)s, %(t)s, %(d)s, 1, %(text)s, %(k)s, 9);
-INSERT INTO conversations (conversation_id, tenant_id, user_id) VALUES (%(m)s, %(t)s, %(u)s);
-INSERT INTO messages (message_id, tenant_id, conversation_id, role, content)
-    VALUES (%(s)s, %(t)s, %(m)s, 'user', %(text)s);
-INSERT INTO scratchpad_entries (scratchpad_entry_id, tenant_id, user_id, entry_type, content)
-    VALUES (%(x)s, %(t)s, %(u)s, 'note', %(text)s);
-INSERT INTO user_memories (user_memory_id, tenant_id, user_id, content) VALUES (%(y)s, %(t)s, %(u)s, %(text)s)
-"""
+ROWS = (
+    "INSERT INTO users (user_id, tenant_id, email) VALUES (%(u)s, %(t)s, %(email)s)",
+    "INSERT INTO user_preferences (user_id, tenant_id) VALUES (%(u)s, %(t)s)",
+    (
+        "INSERT INTO collections (collection_id, tenant_id, name, description) "
+        "VALUES (%(c)s, %(t)s, 'handbook', %(text)s)"
+    ),
+    (
+        "INSERT INTO documents (document_id, tenant_id, collection_id, filename, source_path) "
+        "VALUES (%(d)s, %(t)s, %(c)s, 'a.md', %(path)s)"
+    ),
+    "INSERT INTO documents (document_id, tenant_id, filename) VALUES (%(o)s, %(t)s, 'alone.md')",
+    (
+        "INSERT INTO chunks (chunk_id, tenant_id, document_id, chunk_index, text, embedding) "
+        "VALUES (%(k)s, %(t)s, %(d)s, 0, %(text)s, array_fill(1, ARRAY[1536])::vector)"
+    ),
+    (
+        "INSERT INTO chunks (chunk_id, tenant_id, document_id, chunk_index, text, parent_chunk_id, "
+        "hierarchy_level) VALUES (%(l)s, %(t)s, %(d)s, 1, %(text)s, %(k)s, 9)"
+    ),
+    "INSERT INTO conversations (conversation_id, tenant_id, user_id) VALUES (%(m)s, %(t)s, %(u)s)",  # [chat]
+    (  # [chat]
+        "INSERT INTO messages (message_id, tenant_id, conversation_id, role, content) "
+        "VALUES (%(s)s, %(t)s, %(m)s, 'user', %(text)s)"
+    ),
+    (  # [chat]
+        "INSERT INTO scratchpad_entries (scratchpad_entry_id, tenant_id, user_id, entry_type, content) "
+        "VALUES (%(x)s, %(t)s, %(u)s, 'note', %(text)s)"
+    ),
+    (  # [chat]
+        "INSERT INTO user_memories (user_memory_id, tenant_id, user_id, content) "
+        "VALUES (%(y)s, %(t)s, %(u)s, %(text)s)"
+    ),
+)
+# tenancy]

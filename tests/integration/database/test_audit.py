@@ -20,14 +20,18 @@ if TYPE_CHECKING:
 
     ActAs = Callable[..., None]
 
-A, B = TENANTS
+A, B = TENANTS  # [tenancy]
 ADA = UUID(int=0xADA)
 
 
+# [tenancy
 @pytest.fixture
 def tenants(db_connection: Session) -> None:
     db_connection.add_all([Tenant(tenant_id=tenant, name=str(tenant)) for tenant in TENANTS])
     db_connection.flush()
+
+
+# tenancy]
 
 
 def entries(session: Session) -> list[AuditLog]:
@@ -39,7 +43,7 @@ def test_insert_update_and_delete_are_kept(db_connection: Session, model: type[A
     column, first, second = {
         User: ("email", "a@example.org", "b@example.org"),
         Document: ("filename", "a.md", "b.md"),
-        Conversation: ("title", "a", "b"),
+        Conversation: ("title", "a", "b"),  # [chat]
     }[model]
     row = model(**{column: first})
     db_connection.add(row)
@@ -66,6 +70,7 @@ def test_insert_update_and_delete_are_kept(db_connection: Session, model: type[A
     assert insert.database_role == db_connection.scalar(text("SELECT session_user::text"))
 
 
+# [tenancy
 @pytest.mark.usefixtures("tenants")
 def test_user_and_tenant_come_from_the_session(db_connection: Session, act_as: ActAs) -> None:
     act_as(None, A, ADA)
@@ -86,6 +91,9 @@ def test_row_of_another_tenant_is_not_shown_to_the_sessions(db_connection: Sessi
     document.filename = "b.md"
     db_connection.flush()
     assert [(entry.tenant_id, entry.user_id) for entry in entries(db_connection)] == [(B, None), (B, ADA)]
+
+
+# tenancy]
 
 
 def test_user_that_is_no_uuid_is_an_error(db_connection: Session) -> None:
@@ -152,6 +160,7 @@ def test_what_is_rolled_back_is_not_kept(db_connection: Session) -> None:
     assert entries(db_connection) == []
 
 
+# [tenancy
 @pytest.mark.parametrize(
     "statement",
     [
@@ -248,6 +257,9 @@ def test_objects_of_others_are_not_in_the_way(
     db_connection.execute(text("INSERT INTO public.documents (filename) VALUES ('a.md')"))
     assert db_connection.scalar(text("SELECT count(*) FROM pg_temp.audit_logs")) == 0
     assert db_connection.scalar(text("SELECT count(*) FROM public.audit_logs")) == 1
+
+
+# tenancy]
 
 
 def test_it_works_in_another_schema(fresh_database: Engine) -> None:

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
     from rag_factory.services.database.postgres import PostgresqlDatabaseService
 
-A, B = TENANTS
+A, B = TENANTS  # [tenancy]
 
 
+# [tenancy
 def ids_of(session: Session, tenant: UUID | None) -> tuple[UUID, UUID]:
     """The tenant's conversation and its user."""
     found = session.execute(
@@ -70,6 +71,9 @@ def test_confined_role_is_told_that_anothers_are_not_there(
         start_conversation(rows_of_all, user_id=user)
     with pytest.raises(UsageError, match=f"There is no user {user}"):
         remember(rows_of_all, user, "x")
+
+
+# tenancy]
 
 
 async def test_service_keeps_conversations_and_memories(

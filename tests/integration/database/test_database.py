@@ -97,6 +97,7 @@ async def test_unknown_document_is_none(db_service: PostgresqlDatabaseService) -
     assert await db_service.get_document(uuid4()) is None
 
 
+# [tenancy
 async def test_scoped_service_works_for_its_tenant(db_service: PostgresqlDatabaseService) -> None:
     tenant_id, user_id = uuid4(), uuid4()
     async with db_service.session() as session:
@@ -107,6 +108,9 @@ async def test_scoped_service_works_for_its_tenant(db_service: PostgresqlDatabas
     async with db_service.session() as session:
         rows = await session.execute(text("SELECT tenant_id, count(*) FROM chunks GROUP BY 1"))
         assert {tuple(row) for row in rows} == {(tenant_id, 3), (None, 3)}
+
+
+# tenancy]
 
 
 async def test_read_only_service_refuses_to_write(db_service: PostgresqlDatabaseService) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import psycopg
 import pytest
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from tests.integration.database.conftest import driver
 
-    from rag_factory.database.url import DatabaseUrl
-    from tests.conftest import CommandLine
+if TYPE_CHECKING:
+    import psycopg
+    from sqlalchemy.orm import Session
 
     Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -24,16 +23,14 @@ def chunk(number: int) -> UUID:
 
 
 @pytest.fixture
-def database(cli: CommandLine, database_url: DatabaseUrl) -> Iterator[Connection]:
-    """A migrated database with two documents, in a transaction."""
-    done = cli.invoke("db.migrate")
-    assert done.returncode == 0, done.stderr
-    with psycopg.connect(database_url.plain) as connection:
-        connection.cursor().executemany(
-            "INSERT INTO documents (document_id, filename) VALUES (%s, 'a.txt')",
-            [(DOCUMENT,), (OTHER_DOCUMENT,)],
-        )
-        yield connection
+def database(db_connection: Session) -> Connection:
+    """The database with two documents, in the test's transaction."""
+    connection = driver(db_connection)
+    connection.cursor().executemany(
+        "INSERT INTO documents (document_id, filename) VALUES (%s, 'a.txt')",
+        [(DOCUMENT,), (OTHER_DOCUMENT,)],
+    )
+    return connection
 
 
 def _add(

@@ -89,9 +89,9 @@ SPECIAL = (
     ("chunks", "SELECT * FROM chunks WHERE search_vector @@ to_tsquery('english', 'secret')"),
     ("documents", "INSERT INTO chunks (document_id, chunk_index, text) VALUES (%(id)s, 7, 'x') RETURNING *"),
     ("collections", "UPDATE documents SET collection_id = %(id)s RETURNING *"),
-    ("users", "UPDATE conversations SET user_id = %(id)s RETURNING *"),
-    ("audit_logs", "TRUNCATE audit_logs"),
-    (
+    ("users", "UPDATE conversations SET user_id = %(id)s RETURNING *"),  # [chat]
+    ("audit_logs", "TRUNCATE audit_logs"),  # [audit]
+    (  # [audit]
         "audit_logs",
         (
             "INSERT INTO audit_logs (tenant_id, database_role, table_name, row_id, action) "

@@ -230,6 +230,7 @@ def test_user_who_is_not_there_is_told_and_the_session_goes_on(db_connection: Se
     assert db_connection.scalar(select(func.count()).select_from(Conversation)) == 0
 
 
+# [tenancy
 def test_what_one_who_sees_all_stores_belongs_to_the_tenant(db_connection: Session) -> None:
     tenant = Tenant(name="A")
     db_connection.add(tenant)
@@ -242,6 +243,9 @@ def test_what_one_who_sees_all_stores_belongs_to_the_tenant(db_connection: Sessi
     remember(db_connection, user.user_id, "x")
     for table in (Conversation, Message, UserMemory):
         assert db_connection.scalars(select(table.tenant_id)).all() == [tenant.tenant_id]
+
+
+# tenancy]
 
 
 def test_messages_stand_in_the_order_in_which_they_were_committed(committing_database: Engine) -> None:

@@ -340,6 +340,7 @@ def test_documents_are_asked_for_only_as_they_are_needed(
     assert ended >= 10
 
 
+# [tenancy
 def confine(session: Session) -> UUID:
     """Go on as a role that row level security holds for, which nothing outlives. Returns a tenant."""
     role, tenant_id = f"confined_{uuid4().hex}", uuid4()
@@ -375,6 +376,9 @@ def test_confined_role_without_a_tenant_stores_nothing(db_connection: Session) -
         ingest(session, [a_document()])
     db_connection.execute(text("RESET ROLE"))
     assert count(db_connection) == 0
+
+
+# tenancy]
 
 
 def test_embeddings_of_half_precision(db_connection: Session) -> None:

@@ -1,4 +1,4 @@
-"""Collections, and what documents and chunks have since they belong to one and to a tenant."""
+"""Collections, and what documents and chunks have since they belong to one."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def collection(session: Session, **values: Any) -> Collection:
     return made
 
 
+# [tenancy
 def tenant(session: Session) -> UUID:
     made = Tenant(name="a tenant")
     session.add(made)
@@ -29,11 +30,14 @@ def tenant(session: Session) -> UUID:
     return made.tenant_id
 
 
+# tenancy]
+
+
 def test_collection_is_kept(db_connection: Session) -> None:
     made = collection(db_connection, metadata_={"owner": "Ada"})
     db_connection.commit()
     assert (made.name, made.description, made.metadata_) == ("handbook", "How we work", {"owner": "Ada"})
-    assert made.tenant_id is None
+    assert made.tenant_id is None  # [tenancy]
     assert made.updated_at == made.created_at
 
 
@@ -89,21 +93,18 @@ def test_unknown_status_is_refused(db_connection: Session) -> None:
 
 def test_source_is_unique_in_its_collection(db_connection: Session) -> None:
     one, two = collection(db_connection).collection_id, collection(db_connection).collection_id
-    owner = tenant(db_connection)
-    in_tenant = collection(db_connection, tenant_id=owner).collection_id
-    places = [(None, None), (None, one), (None, two), (owner, None), (owner, in_tenant)]
-    for tenant_id, collection_id in places:
-        db_connection.add(
-            Document(filename="a.md", source_path="/a", tenant_id=tenant_id, collection_id=collection_id)
-        )
+    owner = tenant(db_connection)  # [tenancy]
+    in_tenant = collection(db_connection, tenant_id=owner).collection_id  # [tenancy]
+    places: list[dict[str, UUID]] = [{}, {"collection_id": one}, {"collection_id": two}]
+    places += [{"tenant_id": owner}, {"tenant_id": owner, "collection_id": in_tenant}]  # [tenancy]
+    for place in places:
+        db_connection.add(Document(filename="a.md", source_path="/a", **place))
         # Without a path, anything goes.
-        db_connection.add(Document(filename="a.md", tenant_id=tenant_id, collection_id=collection_id))
-        db_connection.add(Document(filename="a.md", tenant_id=tenant_id, collection_id=collection_id))
+        db_connection.add(Document(filename="a.md", **place))
+        db_connection.add(Document(filename="a.md", **place))
     db_connection.commit()
-    for tenant_id, collection_id in places:
-        db_connection.add(
-            Document(filename="b.md", source_path="/a", tenant_id=tenant_id, collection_id=collection_id)
-        )
+    for place in places:
+        db_connection.add(Document(filename="b.md", source_path="/a", **place))
         with pytest.raises(IntegrityError, match="uq_documents_source"):
             db_connection.flush()
         db_connection.rollback()
@@ -122,6 +123,7 @@ def test_importing_again_finds_the_document(db_connection: Session) -> None:
     assert db_connection.scalar(upsert, {"hash": "2"}) == first
 
 
+# [tenancy
 def test_document_is_of_its_collections_tenant(db_connection: Session) -> None:
     made = collection(db_connection, tenant_id=tenant(db_connection))
     other = tenant(db_connection)
@@ -153,6 +155,9 @@ def test_chunk_is_of_its_documents_tenant(db_connection: Session) -> None:
     with pytest.raises(IntegrityError, match="fk_chunks_document_id_tenant_id_documents"):
         db_connection.flush()
     db_connection.rollback()
+
+
+# tenancy]
 
 
 def test_search_vector_follows_the_text(db_connection: Session) -> None:
