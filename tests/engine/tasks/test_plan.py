@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +11,7 @@ import psycopg
 import pytest
 
 from rag_factory.server import EmbeddedServer
-from tests.conftest import clean_environment
+from tests.engine.processes import started
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,14 +142,7 @@ def test_interrupted_plan_leaves_no_scratch_database(
 ) -> None:
     tasks.succeed("db.migrate")
     write_revision("003", "002", "SELECT pg_sleep(60)")
-    with subprocess.Popen(
-        [sys.executable, "-m", "invoke", "db.plan"],
-        cwd=cli.root,
-        env=clean_environment(cli.environment),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with started(cli, "db.plan") as process:
         deadline = time.monotonic() + 30
         sleeping = "SELECT count(*) = 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)'"
         while query(sleeping) != [(True,)]:
