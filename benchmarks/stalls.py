@@ -67,6 +67,7 @@ from alembic import op
 
 revision = "{id}"
 down_revision = {parent!r}
+repeatable = True
 
 
 def upgrade() -> None:
