@@ -11,7 +11,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 FILES = "rag_factory/template/files"
 
 
-class ManifestHook(BuildHookInterface):  # type: ignore[type-arg]
+class ManifestHook(BuildHookInterface):  # type: ignore[type-arg] # its config is of no use here
     """Packs each file to where the manifest has it. An editable install uses them where they are."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:

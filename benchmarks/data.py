@@ -19,7 +19,7 @@ from sqlalchemy import event
 
 from benchmarks import data_rows
 from benchmarks.data_rows import DIMENSIONS, SMALL_DOCUMENTS
-from benchmarks.testing import TMPFS, in_memory, temporary_folder
+from benchmarks.testing import fast_server, in_memory
 from benchmarks.timing import Comparison, Figure, describe_machine, parse_arguments, progress, race, report
 from rag_factory.database.config import DatabaseConfig
 from rag_factory.database.connection import DatabaseConnection
@@ -27,8 +27,7 @@ from rag_factory.database.ingest import ingest
 from rag_factory.database.search import search_hybrid, search_text, search_vector, set_locally
 from rag_factory.database.search_options import DEFAULT_LIMIT, read_options
 from rag_factory.database.url import DatabaseUrl
-from rag_factory.server import EmbeddedServer, find_binaries
-from rag_factory.testing.place import FORGETFUL
+from rag_factory.server import find_binaries
 from rag_factory.testing.template import migrate_new_database
 
 if TYPE_CHECKING:
@@ -311,12 +310,7 @@ def with_user(url: DatabaseUrl, user: str) -> DatabaseUrl:
 def laboratory() -> Iterator[Laboratory]:
     """Start a server and migrate a database on it; stop and remove it at the end."""
     with ExitStack() as stack:
-        home = stack.enter_context(temporary_folder(TMPFS if in_memory() else None))
-        settings = FORGETFUL | {"shared_buffers": "1GB", "max_wal_size": "8GB"}
-        server = EmbeddedServer(home, settings=settings)
-        stack.callback(server.stop)
-        address = server.ensure_running()
-        url = DatabaseUrl(host=address.host, port=address.port, user=address.user, database="benchmark")
+        url = stack.enter_context(fast_server()).with_database("benchmark")
         migrate_new_database(url, PROJECT, "FILE_COPY")
         lab = Laboratory(url, stack)
         lab.run(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from benchmarks.stalls_client import PARENTS, ROWS
-from benchmarks.testing import TMPFS, in_memory, temporary_folder
+from benchmarks.testing import fast_server, in_memory, temporary_folder
 from benchmarks.timing import (
     describe_machine,
     inherited_environment,
@@ -30,12 +30,12 @@ from benchmarks.timing import (
     progress,
     report,
 )
-from rag_factory.database.url import DatabaseUrl
-from rag_factory.server import EmbeddedServer, find_binaries
-from rag_factory.testing.place import FORGETFUL
+from rag_factory.server import find_binaries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from rag_factory.database.url import DatabaseUrl
 
 PROJECT = Path(__file__).parent.parent
 PACKAGES = ("alembic", "sqlalchemy", "psycopg")
@@ -67,6 +67,7 @@ from alembic import op
 
 revision = "{id}"
 down_revision = {parent!r}
+repeatable = True
 
 
 def upgrade() -> None:
@@ -322,13 +323,7 @@ def copied_tables(server: DatabaseUrl) -> Iterator[DatabaseUrl]:
 @contextmanager
 def laboratory() -> Iterator[DatabaseUrl]:
     """Start a server with a database of the tables; stop and remove it at the end."""
-    with ExitStack() as stack:
-        home = stack.enter_context(temporary_folder(TMPFS if in_memory() else None))
-        settings = FORGETFUL | {"shared_buffers": "1GB", "max_wal_size": "8GB"}
-        server = EmbeddedServer(home, settings=settings)
-        stack.callback(server.stop)
-        address = server.ensure_running()
-        url = DatabaseUrl(host=address.host, port=address.port, user=address.user, database="postgres")
+    with fast_server() as url:
         progress("filling the tables")
         with psycopg.connect(url.plain, autocommit=True) as session:
             session.execute("CREATE DATABASE tables")

@@ -45,6 +45,7 @@ from benchmarks.timing import (
     time_command,
 )
 from rag_factory.database.config import DatabaseConfig
+from rag_factory.database.url import DatabaseUrl
 from rag_factory.server import EmbeddedServer, find_binaries
 from rag_factory.testing.place import FORGETFUL, embedded_test_server
 
@@ -481,6 +482,18 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder)
+
+
+@contextmanager
+def fast_server() -> Iterator[DatabaseUrl]:
+    """Start a server with room, in memory where there is a tmpfs; stop and remove it at the end."""
+    with temporary_folder(TMPFS if in_memory() else None) as home:
+        server = EmbeddedServer(home, settings=FORGETFUL | {"shared_buffers": "1GB", "max_wal_size": "8GB"})
+        try:
+            address = server.ensure_running()
+            yield DatabaseUrl(address.host, address.port, "postgres", user=address.user)
+        finally:
+            server.stop()
 
 
 def in_memory() -> bool:

@@ -10,6 +10,7 @@ import psycopg
 from rag_factory.database.driver import connect, translate
 from rag_factory.migrate.differences import compare, ignoring
 from rag_factory.migrate.foreign import find_foreign, version_tables
+from rag_factory.migrate.reembed.traces import find_traces
 from rag_factory.migrate.runner import Runner
 from rag_factory.migrate.schema import read_items
 from rag_factory.migrate.scratch import dump_schema, loaded_scratch, migrated_scratch
@@ -27,11 +28,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Drift:
-    """revisions: where the database is. versions: the PostgreSQL of the database and of the comparison."""
+    """revisions: where the database is. versions: the PostgreSQL of the database and of the comparison.
+
+    reembedded: columns whose embedding model is being changed; what that has made is no difference.
+    """
 
     revisions: tuple[str, ...]
     differences: tuple[Difference, ...]
     versions: tuple[int, int]
+    reembedded: tuple[str, ...] = ()
 
 
 def find_drift(target: Target, project: Project, history: History, *, grants: bool = False) -> Drift:
@@ -42,6 +47,7 @@ def find_drift(target: Target, project: Project, history: History, *, grants: bo
     """
     items, revisions, major = read_target(target, project, rights=grants)
     history.check_known(revisions, where=target.place)
+    reembedded, traces = find_traces(target)
     first, *others = revisions or (None,)
     with migrated_scratch(target, project, history, first) as scratch:
         for revision in others:
@@ -56,7 +62,8 @@ def find_drift(target: Target, project: Project, history: History, *, grants: bo
             versions=scratch.url.server == target.url.server,
         )
         differences = without_respelled(differences, scratch, project)
-    return Drift(revisions, tuple(differences), (major, scratch_major))
+    differences = [each for each in differences if (each.kind, each.name) not in traces]
+    return Drift(revisions, tuple(differences), (major, scratch_major), reembedded)
 
 
 def without_respelled(differences: list[Difference], wanted: Target, project: Project) -> list[Difference]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -50,7 +51,7 @@ def confirm(
     if protection:
         raise RefusedError(
             f"{effect}, and {protection}. Nothing was changed.",
-            fix=f"If that is what you want, add: --yes --database {name}",
+            fix=f"If that is what you want, add: --yes --database {shlex.quote(name)}",
         )
     if yes:
         return

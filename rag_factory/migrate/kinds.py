@@ -78,6 +78,8 @@ pass
 """,
     ),
 }
+# Each step commits by itself, and may be run again after any of them.
+_REPEATABLE = "repeatable = True"
 
 
 def find_kind(name: str) -> Kind:
@@ -90,6 +92,7 @@ def find_kind(name: str) -> Kind:
 def fill_in(path: Path, kind: Kind) -> None:
     """Give the two functions of a new, empty revision their bodies; the rest is the project's own template.
 
+    It says that it is repeatable, as the operations are: a lock is then tried for again.
     Raises RagFactoryError: it has no upgrade() and downgrade(), as with templates for several databases.
     """
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -108,4 +111,8 @@ def fill_in(path: Path, kind: Kind) -> None:
         indent = " " * statements[0].col_offset
         text = [indent + line for line in getattr(kind, name).splitlines()]
         lines[statements[0].lineno - 1 : statements[-1].end_lineno] = text
+    first = min(node.lineno for node in functions.values()) - 1
+    while first and not lines[first - 1].strip():
+        first -= 1
+    lines.insert(first, _REPEATABLE)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

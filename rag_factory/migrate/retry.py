@@ -27,7 +27,7 @@ def pause_seconds(tries: int) -> float:
     Migrators, and the sessions that they meet, come apart that way: AWS Architecture Blog, "Exponential
     Backoff And Jitter".
     """
-    return random.uniform(0, min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**tries))  # noqa: S311
+    return random.uniform(0, min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**tries))  # noqa: S311 - no secret
 
 
 class Commits:

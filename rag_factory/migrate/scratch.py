@@ -6,7 +6,7 @@ import os
 import secrets
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from rag_factory.migrate.state import read_revisions
 from rag_factory.migrate.target import Target, anchored, embedded_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rag_factory.migrate.history import History
     from rag_factory.migrate.project import Project
@@ -32,6 +32,15 @@ if TYPE_CHECKING:
 PREFIX = "rag_factory_scratch"
 _SCRATCH_DATABASES = "SELECT datname FROM pg_database WHERE starts_with(datname, %s)"
 _MAY_CREATE = "SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user"
+# It is written to, whatever the database it is a copy of allows.
+_NOT_FOR_A_COPY = frozenset({"default_transaction_read_only"})
+_EXTENSIONS = "SELECT extname FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY oid"
+# Triggers of a change of embedding model call them; without them, its table can't be copied.
+_OWN_FUNCTIONS = """
+    SELECT quote_ident(nspname), pg_get_functiondef(p.oid)
+    FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+    WHERE nspname = ANY(%s) AND EXISTS (SELECT FROM pg_trigger WHERE tgfoid = p.oid) ORDER BY proname
+"""
 _SETTINGS = """
     SELECT unnest(setconfig) FROM pg_db_role_setting
     WHERE setrole = 0 AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -39,15 +48,16 @@ _SETTINGS = """
 
 
 @contextmanager
-def scratch_name(target: Target) -> Iterator[Target]:
+def scratch_name(target: Target, *, embedded: bool = False) -> Iterator[Target]:
     """Reserve a name for the body, for a database that it may create; dropped afterwards.
 
     It is on the target's server where the role may create databases, else on the embedded one. A session
     holds a lock of its name meanwhile; those of killed runs, whose lock is free, are dropped first.
+    embedded: it is on the embedded one in any case, since the role may not create the extensions it needs.
     Raises NotReadyError: neither server will do.
     """
     name = f"{PREFIX}_{os.getpid()}_{secrets.token_hex(4)}"
-    on_server = _with_right_to_create(target)
+    on_server = _with_right_to_create(target, extensions=not embedded)
     scratch = replace(on_server, url=on_server.url.with_database(name))
     timeout = target.config.db_connect_timeout_seconds
     with connect_maintenance(scratch.url, connect_timeout_seconds=timeout) as keeper:
@@ -83,15 +93,19 @@ def schema_copy(target: Target, project: Project) -> Iterator[Target]:
     It is at the target's revisions. Owners and grants are not copied: the roles may not exist where it is.
     Raises RagFactoryError: the schema can't be read, or not be made there.
     """
-    with scratch_name(target) as scratch:
-        timeout = target.config.db_connect_timeout_seconds
+    timeout = target.config.db_connect_timeout_seconds
+    with ExitStack() as stack:
+        scratch = stack.enter_context(scratch_name(target))
         with connect(target.url, connect_timeout_seconds=timeout, read_only=True) as live:
             major = live.info.server_version // 10000
             revisions = read_revisions(target, project, live)
             settings = [text.partition("=")[::2] for (text,) in live.execute(_SETTINGS)]
+            extensions = [name for (name,) in live.execute(_EXTENSIONS)]
         schema = dump_schema(target, major)
-        with connect_maintenance(scratch.url, connect_timeout_seconds=timeout) as server:
-            _create_like(server, scratch.url.database, settings)
+        _create_like(scratch, settings)
+        if not _may_create_extensions(scratch, extensions):
+            scratch = stack.enter_context(scratch_name(target, embedded=True))
+            _create_like(scratch, settings)
         _load(scratch, schema)
         with connect(scratch.url, connect_timeout_seconds=timeout) as copy:
             table = sql.Identifier(*project.version_table)
@@ -107,9 +121,7 @@ def loaded_scratch(target: Target, schema: bytes) -> Iterator[Target]:
     Raises RagFactoryError: the SQL can't be run there.
     """
     with scratch_name(target) as scratch:
-        timeout = target.config.db_connect_timeout_seconds
-        with connect_maintenance(scratch.url, connect_timeout_seconds=timeout) as server:
-            _create_like(server, scratch.url.database, [])
+        _create_like(scratch, [])
         _load(scratch, schema)
         yield scratch
 
@@ -117,6 +129,7 @@ def loaded_scratch(target: Target, schema: bytes) -> Iterator[Target]:
 def dump_schema(target: Target, server_major: int) -> bytes:
     """The target's schema as the SQL of pg_dump, without owners, grants and the engine's own tables.
 
+    Of the engine's own, it has the functions that triggers of the project's tables call.
     Waits for a table that somebody changes no longer than a migration would: who waits in that queue makes
     others wait. Raises LockedError: that was too short.
     """
@@ -136,7 +149,14 @@ def dump_schema(target: Target, server_major: int) -> bytes:
             ) from error
         raise
     # A newer pg_dump says so to an older server, which doesn't know it; it is the default anyway.
-    return dump.replace(b"\nSET transaction_timeout = 0;\n", b"\n", 1)
+    return _own_functions(target) + dump.replace(b"\nSET transaction_timeout = 0;\n", b"\n", 1)
+
+
+def _own_functions(target: Target) -> bytes:
+    timeout = target.config.db_connect_timeout_seconds
+    with connect(target.url, connect_timeout_seconds=timeout, read_only=True) as session:
+        found = session.execute(_OWN_FUNCTIONS, (list(OWN_SCHEMAS),)).fetchall()
+    return "".join(f"CREATE SCHEMA IF NOT EXISTS {schema};\n{text};\n" for schema, text in found).encode()
 
 
 def _load(scratch: Target, schema: bytes) -> None:
@@ -164,20 +184,39 @@ def _run(
     return done.stdout
 
 
-def _create_like(server: psycopg.Connection[Any], name: str, settings: list[tuple[str, str]]) -> None:
+def _create_like(scratch: Target, settings: list[tuple[str, str]]) -> None:
     """Create an empty database with these settings of its own."""
+    name = scratch.url.database
     database = sql.Identifier(name)
-    try:
-        server.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(database))
-        for setting, value in settings:
-            if not setting.startswith("rag_factory."):
-                server.execute(setting_statement(database, None, setting, value))
-    except psycopg.Error as error:
-        raise RagFactoryError(f"The scratch database {name} can't be made: {error}.") from error
+    timeout = scratch.config.db_connect_timeout_seconds
+    with connect_maintenance(scratch.url, connect_timeout_seconds=timeout) as server:
+        try:
+            server.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(database))
+            for setting, value in settings:
+                if not setting.startswith("rag_factory.") and setting not in _NOT_FOR_A_COPY:
+                    server.execute(setting_statement(database, None, setting, value))
+        except psycopg.Error as error:
+            raise RagFactoryError(f"The scratch database {name} can't be made: {error}.") from error
 
 
-def _with_right_to_create(target: Target) -> Target:
-    """The target, or the embedded server's when its role may not create databases."""
+def _may_create_extensions(scratch: Target, names: Sequence[str]) -> bool:
+    """Whether the role may create these extensions; tried, as managed servers have rules of their own."""
+    timeout = scratch.config.db_connect_timeout_seconds
+    with connect(scratch.url, connect_timeout_seconds=timeout) as session:
+        try:
+            with session.transaction(force_rollback=True):
+                for name in names:
+                    statement = sql.SQL("CREATE EXTENSION IF NOT EXISTS {} CASCADE")
+                    session.execute(statement.format(sql.Identifier(name)))
+        except psycopg.errors.InsufficientPrivilege:
+            return False
+        except psycopg.Error:
+            pass  # of another kind, such as a schema that is missing: loading gets along, or tells it
+    return True
+
+
+def _with_right_to_create(target: Target, *, extensions: bool) -> Target:
+    """The target, or the embedded server's when its role may not create databases, or not the extensions."""
     timeout = target.config.db_connect_timeout_seconds
     with connect_maintenance(target.url, connect_timeout_seconds=timeout) as server:
         try:
@@ -185,7 +224,7 @@ def _with_right_to_create(target: Target) -> Target:
         except psycopg.Error as error:
             raise translate(error, target.url) from error
         major = server.info.server_version // 10000
-    if row and row[0]:
+    if row and row[0] and extensions:
         return target
     from rag_factory.server import EmbeddedServer
 
@@ -197,12 +236,16 @@ def _with_right_to_create(target: Target) -> Target:
     )
     role = target.url.user or "this role"
     fix = f"Let the role create databases: ALTER ROLE {role} CREATEDB"
+    may_not = f"{role} may not create a scratch database"
+    if not extensions:
+        may_not = f"{role} may not create the extensions of a scratch database"
+        fix = "Let a superuser run the task"
     try:
         address = embedded.ensure_running()
         elsewhere = replace(target, url=embedded_url(address, "postgres"), server=embedded)
     except ServerError as error:
         raise NotReadyError(
-            f"{role} may not create a scratch database on {target.url.server}, and the embedded server, "
+            f"{may_not} on {target.url.server}, and the embedded server, "
             f"which could hold it, does not run: {error.what}",
             fix=f"{fix}, or install the extra: pip install 'rag-factory[embedded]'",
         ) from error
@@ -210,7 +253,7 @@ def _with_right_to_create(target: Target) -> Target:
         found = server.info.server_version // 10000
     if found < major:
         raise NotReadyError(
-            f"{role} may not create a scratch database on {target.url.server}, and the embedded server is "
+            f"{may_not} on {target.url.server}, and the embedded server is "
             f"PostgreSQL {found}, older than its {major}.",
             fix=f"{fix}.",
         )

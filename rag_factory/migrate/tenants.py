@@ -14,7 +14,8 @@ from psycopg import sql
 
 from rag_factory.database.driver import connect, translate
 from rag_factory.database.url import DatabaseUrl
-from rag_factory.errors import ProblemsError, RagFactoryError, SettingsError, UsageError
+from rag_factory.errors import ProblemsError, RagFactoryError, RefusedError, SettingsError, UsageError
+from rag_factory.migrate.project import Project
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 
     from rag_factory.migrate.target import Target
 
+_PATH = """
+    SELECT current_schemas(false)::text[],
+           ARRAY(SELECT name FROM unnest(current_schemas(false)::text[]) AS name
+                 WHERE to_regclass(format('%%I.%%I', name, %s::text)) IS NOT NULL)
+"""
 _OTHERS_MAY_READ = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -92,7 +98,8 @@ def query_tenants(target: Target, statement: str, *, schemas: bool) -> list[Tena
     """Ask the target's database for the names of databases on its server, or of its own schemas.
 
     statement: gives them in its only column. It runs in a read-only transaction.
-    Raises UsageError: it gives something else, or is no SQL.
+    Raises UsageError: it gives something else, or is no SQL. Raises RefusedError: schemas are meant, and one
+    that they all see has tables of the project's own.
     """
     timeout = target.config.db_connect_timeout_seconds
     with connect(target.url, connect_timeout_seconds=timeout, read_only=True) as connection:
@@ -100,7 +107,7 @@ def query_tenants(target: Target, statement: str, *, schemas: bool) -> list[Tena
             with connection.transaction():
                 cursor = connection.execute(statement.encode())
                 rows = cursor.fetchall() if cursor.description else None
-                path = connection.execute("SELECT current_schemas(false)::text[]").fetchone()
+                shared, migrated = _read_path(connection, Project(target.config.root).version_table[-1])
         except (psycopg.ProgrammingError, psycopg.DataError, psycopg.InternalError) as error:
             raise UsageError(f"--tenant-query failed: {translate(error, target.url).what}") from error
         except psycopg.Error as error:
@@ -112,13 +119,24 @@ def query_tenants(target: Target, statement: str, *, schemas: bool) -> list[Tena
         )
     names = list(dict.fromkeys(name for (name,) in rows))
     if schemas:
-        rest = path[0] if path else []
+        if occupied := [name for name in migrated if name not in names]:
+            raise RefusedError(
+                f"The schema {occupied[0]} of {target.place} is migrated too, and every tenant sees its "
+                "tables: a revision that drops something without naming its schema could drop it there.",
+                fix="Give the tenants a database without tables of its own in that schema.",
+            )
         return [
-            Tenant(f"{name} in {target.place}", _with_search_path(target.url, [name, *rest]), schema=name)
+            Tenant(f"{name} in {target.place}", _with_search_path(target.url, [name, *shared]), schema=name)
             for name in names
         ]
     server = "the embedded server" if target.server else target.url.server
     return [Tenant(f"{name} on {server}", target.url.with_database(name)) for name in names]
+
+
+def _read_path(connection: psycopg.Connection[Any], version_table: str) -> tuple[list[str], list[str]]:
+    """The schemas that every session sees, and those of them that hold a version table."""
+    row = connection.execute(_PATH, (version_table,)).fetchone()
+    return (row[0], row[1]) if row else ([], [])
 
 
 def _with_search_path(url: DatabaseUrl, schemas: Sequence[str]) -> DatabaseUrl:

@@ -22,10 +22,12 @@ ARROW = " > "  # as in the texts that were stored
 @command("seed", yes=YES, database=DATABASE)
 def seed(work: Workspace, yes: bool = False, database: str | None = None) -> None:
     """Store the project's documentation, to try searches on."""
+    from rag_factory.migrate.guard import find_protection
+
     connection = _connect(work)
     # It destroys nothing but what it stored before: only a protected environment is asked about it.
     effect = f"This stores the project's documentation in {work.target.place}"
-    work.confirm(effect, yes=yes or not work.config.protected, database=database)
+    work.confirm(effect, yes=yes or not find_protection(work.target), database=database)
     from rag_factory.services.corpus import find_files
     from rag_factory.services.corpus import seed as store
 

@@ -14,7 +14,7 @@ sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
 
 from invoke.collection import Collection  # noqa: E402
 
-from rag_factory.tasks import (  # noqa: E402
+from rag_factory.tasks import (  # noqa: E402 - after the switch above
     adopt,
     backup,
     db,

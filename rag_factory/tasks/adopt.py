@@ -27,6 +27,8 @@ def drift(work: Workspace, grants: bool = False, json: bool = False) -> None:
     _ = work.read_known_state()
     found = find_drift(work.target, work.project, work.history, grants=grants)
     at = ", ".join(found.revisions) or "base"
+    for column in found.reembedded:
+        say(f"{column} is being re-embedded; what that has made is left out. See: invoke db.reembed --status")
     live, compared = found.versions
     if live != compared:
         say(

@@ -135,7 +135,8 @@ def restore(
     for setting in done.refused:
         say(f"warning: a setting of the database could not be given to it: {setting}")
     if done.kept_as is not None:
-        say(f'the former database is kept as {done.kept_as}; drop it: DROP DATABASE "{done.kept_as}"')
+        name = done.kept_as.replace('"', '""')
+        say(f'the former database is kept as {done.kept_as}; drop it: DROP DATABASE "{name}"')
 
 
 @command("rehearse", backup=BACKUP, jobs=JOBS.format("restore", "one a processor, up to 4"), json=JSON)

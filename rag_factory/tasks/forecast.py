@@ -73,8 +73,8 @@ def try_pending(work: Workspace, goal: str | None, wait_seconds: float) -> None:
     say(f"dry run: {count} passed, {how}; {place} is as it was, at {name_revisions(current, work.history)}")
 
 
-def tell_losses(work: Workspace, undone: Sequence[Revision], *, allowed: bool) -> list[Loss]:
-    """Tell what taking these revisions back would lose."""
+def tell_losses(work: Workspace, undone: Sequence[Revision], *, allowed: bool) -> list[Loss] | None:
+    """Tell what taking these revisions back would lose. None: that can't be told, and it is allowed to."""
     from rag_factory.migrate.loss import find_losses
 
     try:
@@ -82,7 +82,7 @@ def tell_losses(work: Workspace, undone: Sequence[Revision], *, allowed: bool) -
     except RagFactoryError as problem:
         if allowed:
             say(f"what would be lost can't be told: {problem.what}")
-            return []
+            return None
         problem.what = (
             f"{problem.what} That was on a scratch database, to see what would be lost: "
             f"{work.target.place} is as it was."

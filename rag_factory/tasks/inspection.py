@@ -82,6 +82,7 @@ def doctor(
     json: bool = False,
 ) -> None:
     """Find what is wrong with the database, and fixes."""
+    from rag_factory.migrate.guard import find_protection
     from rag_factory.migrate.inspection.doctor import examine, mend
     from rag_factory.migrate.inspection.finding import Limits
 
@@ -93,7 +94,7 @@ def doctor(
     if fix and fixes:
         # What is safe needs no confirmation, except where nothing happens without one.
         effect = f"This runs on {work.target.place}: {'; '.join(finding.fix for finding in fixes)}"
-        work.confirm(effect, yes=yes or not work.target.config.protected, database=database)
+        work.confirm(effect, yes=yes or not find_protection(work.target), database=database)
         problems = mend(work.target, work.project, fixes, wait_seconds=wait_seconds, tell=say)
         failed = {finding: str(problem) for finding, problem in problems.items()}
         found = examine(work.target, limits)
@@ -145,6 +146,7 @@ TASKS = (locks, doctor, diagram)
 
 def _end(work: Workspace, pid: int, *, terminate: bool, yes: bool, database: str | None) -> None:
     from rag_factory.database.driver import connect
+    from rag_factory.migrate.guard import find_protection
     from rag_factory.migrate.inspection.locks import end_session, find_session
 
     with connect(
@@ -155,7 +157,7 @@ def _end(work: Workspace, pid: int, *, terminate: bool, yes: bool, database: str
         who = f"user {found.user}, {found.application}, {found.state}"
         effect = f"This {what} {pid} on {work.target.place} ({who})"
         # Who names a pid has chosen; only where nothing happens without the database's name is it asked for.
-        work.confirm(effect, yes=yes or not work.target.config.protected, database=database)
+        work.confirm(effect, yes=yes or not find_protection(work.target), database=database)
         say(end_session(connection, found, work.target, terminate=terminate))
 
 

@@ -124,8 +124,7 @@ def rollback(
         return
     losses = tell_losses(work, undone, allowed=allow_data_loss)
     named_all = ", ".join(f"{revision.id} ({revision.message})" for revision in undone)
-    rows_go = any(loss.holds_rows for loss in losses)
-    if rows_go and not allow_data_loss:
+    if losses and any(loss.holds_rows for loss in losses) and not allow_data_loss:
         raise RefusedError(
             f"Taking back {named_all} from {place} would lose {'; '.join(map(str, losses))}. "
             "Nothing was changed.",
@@ -133,6 +132,8 @@ def rollback(
         )
     effect = f"This takes back {named_all} from {place}, with the data in what they made"
     work.confirm(effect, yes=yes, database=database)
+    # What can't be told may be lost as well: it is backed up.
+    rows_go = losses is None or any(loss.holds_rows for loss in losses)
     _say_at(work, work.runner(wait_seconds, backup=backup and rows_go).downgrade(undone))
 
 
@@ -215,6 +216,7 @@ def show_revision(work: Workspace, revision: str) -> None:
 def revision(work: Workspace, message: str, empty: bool = False, kind: str | None = None) -> None:
     """Write a revision of what the models have changed."""
     from rag_factory.migrate import kinds, revisions
+    from rag_factory.migrate.reembed.traces import find_traces
 
     chosen = kinds.find_kind(kind) if kind is not None else None
     head = work.history.head
@@ -230,6 +232,12 @@ def revision(work: Workspace, message: str, empty: bool = False, kind: str | Non
     if work.history.pending(work.read_known_state().revisions, head):
         raise BehindError(
             f"{work.target.place} is behind.", fix="First apply what is pending: invoke db.migrate"
+        )
+    if columns := find_traces(work.target)[0]:
+        raise RefusedError(
+            f"{', '.join(columns)} is being re-embedded, and a revision of what the models have changed "
+            "would drop what that has made. Nothing was written.",
+            fix="Write an empty one and fill it in (--empty), or end it first: invoke db.reembed --status",
         )
     path = revisions.write_revision(work.target, work.project, message)
     if path is None:
@@ -257,6 +265,7 @@ def check(work: Workspace) -> None:
     db.drift is another thing: it holds the database against its applied revisions.
     """
     from rag_factory.migrate.check import find_differences
+    from rag_factory.migrate.reembed.traces import find_traces
     from rag_factory.migrate.scratch import migrated_scratch
 
     head = work.history.head
@@ -268,9 +277,13 @@ def check(work: Workspace) -> None:
         differences = find_differences(work.target, work.project)
     if differences:
         show("\n".join(differences))
+        columns = find_traces(work.target)[0]
         raise DriftError(
             f"The models and the schema differ in {len(differences)}: above is what would mend the schema.",
-            fix='Write it as a revision: invoke db.revision -m "…"',
+            fix=f"{', '.join(columns)} is being re-embedded, and what that has made is among them: leave it. "
+            "See: invoke db.reembed --status"
+            if columns
+            else 'Write it as a revision: invoke db.revision -m "…"',
         )
     say("The models and the schema agree")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from rag_factory.errors import LockedError, UsageError
@@ -18,7 +19,7 @@ def protect(work: Workspace, off: bool = False, yes: bool = False, database: str
     """Mark the database as protected, whatever APP_ENV is."""
     from rag_factory.migrate.guard import is_marked, mark
 
-    place = work.target.place
+    place, name = work.target.place, quote(work.target.url.database)
     if is_marked(work.target) != off:
         say(f"{place} is {'not marked' if off else 'marked'} as protected; nothing to do")
         return
@@ -28,7 +29,7 @@ def protect(work: Workspace, off: bool = False, yes: bool = False, database: str
     say(
         f"{place} is no longer protected"
         if off
-        else f"{place} is protected: destructive tasks need --yes --database {work.target.url.database}"
+        else f"{place} is protected: destructive tasks need --yes --database {name}"
     )
 
 

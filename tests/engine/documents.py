@@ -19,6 +19,8 @@ _FENCE = re.compile(
     r'^```(?P<kind>\w*)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$',
     re.MULTILINE | re.DOTALL,
 )
+# A code block of the other form, indented after an empty line: it says nothing of what it is, so none is run.
+_INDENTED = re.compile(r"(?:\A|(?<=\n\n))(?: {4}|\t).*\S")
 # What differs from one run to the next, in what a page shows and in what a command prints.
 _VARIES = (
     (re.compile(r"\d{4}-\d\d-\d\d[ T_]\d\d:?\d\d(:?\d\d)?(\.\d+)?(Z|[+-]\d\d(:?\d\d)?)?"), "<time>"),
@@ -59,6 +61,12 @@ def read_blocks(page: Path) -> Iterator[Block]:
     for found in _FENCE.finditer(text):
         line = text.count("\n", 0, found.start()) + 1
         yield Block(found["kind"], found["title"], found["text"], found["reason"], line)
+
+
+def find_indented(page: Path) -> list[int]:
+    """The lines at which indented blocks begin, outside of the fenced ones."""
+    text = _FENCE.sub(lambda fenced: "x\n" * fenced[0].count("\n") + "x", page.read_text(encoding="utf-8"))
+    return [text.count("\n", 0, found.start()) + 1 for found in _INDENTED.finditer(text)]
 
 
 def read_commands(block: Block) -> Iterator[Command]:

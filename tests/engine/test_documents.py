@@ -9,7 +9,7 @@ import pytest
 
 from rag_factory.server import EmbeddedServer
 from tests.conftest import ROOT, CommandLine
-from tests.engine.documents import agrees, read_blocks, read_commands, run_page
+from tests.engine.documents import agrees, find_indented, read_blocks, read_commands, run_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,14 +42,18 @@ RUN = [
 @pytest.fixture
 def reader(project: Path, public_folder: Path) -> Iterator[CommandLine]:
     """The command line of somebody who begins: a copy of the whole project, no setting, no server yet."""
-    shutil.rmtree(project / "migrations")
-    shutil.copytree(ROOT / "migrations", project / "migrations", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "docs", project / "docs")
+    for part in ("migrations", "docs", "rag_factory"):
+        shutil.copytree(ROOT / part, project / part, dirs_exist_ok=True)
+    # The one line that tests/conftest.py has for a project.
+    (project / "tests" / "conftest.py").write_text('pytest_plugins = ["rag_factory.testing.plugin"]\n')
     data_folder = public_folder / "reader"
+    # Of the copy, as if it were installed: a page may change the models.
+    cli = CommandLine(project, {"EMBEDDED_DATA_FOLDER": str(data_folder), "PYTHONPATH": str(project)})
     try:
-        yield CommandLine(project, {"EMBEDDED_DATA_FOLDER": str(data_folder)})
+        yield cli
     finally:
         EmbeddedServer(data_folder).stop()
+        EmbeddedServer(data_folder, name="test-postgresql").stop()
         shutil.rmtree(data_folder, ignore_errors=True)
 
 
@@ -61,6 +65,7 @@ def test_page_does_what_it_says(page: Path, reader: CommandLine) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_block_is_run_or_says_why_not(page: Path) -> None:
+    assert not find_indented(page), "write it as a fenced block: only those are run"
     if name(page) in TESTED_ELSEWHERE:
         test = (ROOT / TESTED_ELSEWHERE[name(page)]).read_text()
         assert page.name in test, "that test reads this page"
@@ -85,6 +90,12 @@ def test_runner_tells_what_is_not_so(tmp_path: Path, reader: CommandLine) -> Non
         4,
         1,
     ]
+
+
+def test_indented_block_is_found_and_none_other(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("- a list\n    that goes on\n\n```text\n\n    fenced\n```\n\n    $ indented\n\n\ta tab\n")
+    assert find_indented(page) == [9, 11]
 
 
 def test_output_agrees_with_its_ellipses(tmp_path: Path) -> None:

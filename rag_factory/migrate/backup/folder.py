@@ -34,9 +34,9 @@ def backup_name(database: str, started: datetime, revisions: Sequence[str]) -> s
 
 
 def list_backups(folder: Path, database: str | None = None) -> list[Path]:
-    """The backups in a folder, newest first; those of one database only, where it is given.
+    """The backups in a folder, newest first; where a database is given, those whose names fit it.
 
-    They are told by their names: what one of them holds, `open_backup` says.
+    They are told by their names: what one of them holds, and of which database, `open_backup` says.
     """
     found = []
     for path in folder.glob("*") if folder.is_dir() else ():
@@ -57,13 +57,15 @@ def find_backup(folder: Path, name: str | None, database: str) -> Backup:
         if Path(name).name != name or name.startswith("."):
             raise UsageError(f"{name!r} is not the name of a backup.", fix="See them: invoke db.backups")
         return open_backup(folder / name)
-    found = list_backups(folder, database)
-    if not found:
-        raise UsageError(
-            f"There is no backup of {database} in {folder}.",
-            fix="See which there are: invoke db.backups; name one: --backup NAME",
-        )
-    return open_backup(found[0])
+    for path in list_backups(folder, database):
+        found = open_backup(path)
+        # Databases may share a plain name: "my db" and "my-db".
+        if found.manifest.database == database:
+            return found
+    raise UsageError(
+        f"There is no backup of {database} in {folder}.",
+        fix="See which there are: invoke db.backups; name one: --backup NAME",
+    )
 
 
 @contextmanager

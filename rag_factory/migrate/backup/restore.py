@@ -27,6 +27,7 @@ from rag_factory.migrate.backup.content import load
 from rag_factory.migrate.backup.folder import reading
 from rag_factory.migrate.backup.swap import swap
 from rag_factory.migrate.creation import drop_database
+from rag_factory.migrate.guard import SETTING, is_marked, mark
 from rag_factory.migrate.lock import migrator_lock
 from rag_factory.migrate.properties import create_empty, give_properties, read_properties
 from rag_factory.migrate.scratch import scratch_name
@@ -154,7 +155,12 @@ class Restoration:
             create_empty(server, scratch.url.database, like)
             load(self.backup, scratch, jobs=jobs, no_owner=self.no_owner, on_progress=on_progress)
             # Last: a setting could stand in the way of loading.
-            return give_properties(server, scratch.url.database, like, self.backup.manifest.settings)
+            refused = give_properties(server, scratch.url.database, like, self.backup.manifest.settings)
+        # A superuser's mark is a setting that this role may not give.
+        if self.content is not None and is_marked(self.target) and not is_marked(scratch):
+            mark(scratch, protected=True)
+            refused = [each for each in refused if not each.startswith(SETTING)]
+        return refused
 
 
 def prepare(backup: Backup, target: Target, project: Project, *, no_owner: bool) -> Restoration:

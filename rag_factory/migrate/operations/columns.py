@@ -63,7 +63,8 @@ class DropNotNullOnlineOp(MigrateOperation):
 def _set_not_null(operations: Operations, operation: SetNotNullOnlineOp) -> None:
     table, column = qualified(operation.table_name, operation.schema), name_of(operation.column_name)
     check = _check_name(operation.table_name, operation.column_name)
-    todo = f"NOT {_is_not_null(table, operation.column_name)}"
+    # Where there is no such column it is NULL: then the first step runs, and says so.
+    todo = f"{_is_not_null(table, operation.column_name)} IS NOT TRUE"
     alter = f"ALTER TABLE {table}"
     steps = Steps(operations, f"Setting {operation.table_name}.{operation.column_name} NOT NULL", table)
     with steps.begun(f"Fill the NULLs: op.backfill in a revision before, where {column} IS NULL."):

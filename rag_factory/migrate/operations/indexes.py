@@ -37,7 +37,12 @@ DECLARE
     wanted text;
 BEGIN
     SELECT * INTO present FROM ({find}) AS index;
-    IF NOT FOUND THEN
+    IF present.sound IS NOT TRUE AND 'p' = (SELECT relkind FROM pg_class WHERE oid = {table}::regclass) THEN
+        RAISE EXCEPTION USING ERRCODE = '{refusal}', MESSAGE =
+            format('%s is partitioned, and PostgreSQL builds no index on it CONCURRENTLY.', {table}),
+            HINT = 'Do the same on each partition; then op.create_index (for a constraint, '
+                || 'op.create_unique_constraint) on the table itself takes those over in a moment.';
+    ELSIF present.oid IS NULL THEN
         RETURN;
     ELSIF present.relkind NOT IN ('i', 'I') OR present.indrelid <> {table}::regclass THEN
         RAISE EXCEPTION USING ERRCODE = '{refusal}', HINT = 'Choose another name.', MESSAGE =
@@ -68,6 +73,15 @@ BEGIN
 END
 """
 
+_REFUSE_PARTITIONED = """
+BEGIN
+    IF 'I' = (SELECT relkind FROM pg_class WHERE oid = to_regclass({index})) THEN
+        RAISE EXCEPTION USING ERRCODE = '{refusal}', HINT = 'Drop it by op.drop_index: a lock for a moment.',
+            MESSAGE = format('PostgreSQL drops no index of a partitioned table CONCURRENTLY: %s.', {index});
+    END IF;
+END
+"""
+
 
 @Operations.register_operation("create_index_online")
 class CreateIndexOnlineOp(MigrateOperation):
@@ -91,7 +105,8 @@ class CreateIndexOnlineOp(MigrateOperation):
         """Build an index CONCURRENTLY, then ANALYZE the table. Arguments as for `op.create_index`.
 
         Repeatable: what an interrupted build left is dropped first; an index of this name and definition is
-        kept; one of another definition is an error. Not for a partitioned table: PostgreSQL can't.
+        kept; one of another definition is an error. PostgreSQL can't on a partitioned table: there, do it on
+        each partition, then `op.create_index` on the table takes those over.
         The way back is `op.drop_index_online(index_name, table_name)`.
         """
         operations.invoke(
@@ -128,7 +143,9 @@ def _create_index(operations: Operations, operation: CreateIndexOnlineOp) -> Non
 def _drop_index(operations: Operations, operation: DropIndexOnlineOp) -> None:
     table = qualified(operation.table_name, operation.schema)
     steps = Steps(operations, f"Dropping the index {operation.index_name}", table)
+    index = quote(qualified(operation.index_name, operation.schema))
     with steps.begun():
+        steps.check(_REFUSE_PARTITIONED.format(index=index, refusal=REFUSAL))
         steps.concurrently(_drop(operation.index_name, operation.schema))
 
 

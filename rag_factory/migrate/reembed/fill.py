@@ -88,7 +88,7 @@ class Filler:
         total = 0
         patience = time.monotonic() + PATIENCE_SECONDS
         while True:
-            found, written = self._pass(lambda done, before=total: on_written(before + done))  # type: ignore[misc]
+            found, written = self._pass(lambda done, before=total: on_written(before + done))  # type: ignore[misc] # mypy infers no default
             total += written
             if found == written and found < self._batch_rows:
                 return total

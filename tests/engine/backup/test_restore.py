@@ -16,6 +16,7 @@ from rag_factory.errors import LockedError, NotReadyError, ProblemsError, RagFac
 from rag_factory.migrate.backup.content import load
 from rag_factory.migrate.backup.dump import back_up
 from rag_factory.migrate.backup.restore import prepare
+from rag_factory.migrate.guard import is_marked
 from rag_factory.migrate.lock import migrator_lock
 from rag_factory.migrate.project import Project
 from rag_factory.server import EmbeddedServer, find_binaries
@@ -165,6 +166,7 @@ def test_a_setting_that_only_a_superuser_gives_is_told(
     server.execute(f'ALTER DATABASE "{name}" OWNER TO owner_of_tests'.encode())
     server.execute(f"ALTER DATABASE \"{name}\" SET log_statement = 'all'".encode())
     server.execute(f"ALTER DATABASE \"{name}\" SET work_mem = '7MB'".encode())
+    server.execute(f"ALTER DATABASE \"{name}\" SET rag_factory.protected = 'on'".encode())
     theirs = make_target(replace(owner, database=name))
     done = prepare(back_up(theirs, Project(project)), theirs, Project(project), no_owner=False).run(
         jobs=1, wait_seconds=0
@@ -172,6 +174,8 @@ def test_a_setting_that_only_a_superuser_gives_is_told(
     assert done.refused == ('log_statement: permission denied to set parameter "log_statement"',)
     with psycopg.connect(theirs.url.plain) as connection:
         assert connection.execute("SHOW work_mem").fetchone() == ("7MB",)
+    # The mark of protection is not lost with it.
+    assert is_marked(theirs)
 
 
 # --- what stands in the way ---

@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from rag_factory.errors import UsageError
 from rag_factory.migrate.backup.dump import back_up
+from rag_factory.migrate.backup.folder import find_backup
 from rag_factory.migrate.project import Project
 
 if TYPE_CHECKING:
@@ -81,6 +84,22 @@ def test_restore_into_another_database(tasks: Tasks, query: Query, backup: Backu
     tasks.fail(4, *into, "--yes", says=f"add: --yes --database {copy}$", APP_ENV="production")
     tasks.fail(2, "db.restore", "--into", "x" * 64, says="must be a name of 1 to 63 bytes")
     assert query("SELECT count(*) FROM mine") == [(0,)]
+
+
+def test_the_newest_backup_is_never_of_a_database_with_a_like_name(
+    query: Query, backup: Backup, target: Target
+) -> None:
+    # A file's name takes both alike.
+    ours, like = f"{target.url.database} ä", f"{target.url.database} ö"
+    query(f'CREATE DATABASE "{ours}"')
+    query(f'CREATE DATABASE "{like}"')
+    project = Project(target.config.root)
+    made = [back_up(replace(target, url=target.url.with_database(name)), project) for name in (ours, like)]
+    folder = backup.path.parent
+    assert made[0].manifest.database == ours
+    assert find_backup(folder, None, ours) == made[0]
+    with pytest.raises(UsageError, match=r"There is no backup of .* ü in "):
+        find_backup(folder, None, f"{target.url.database} ü")
 
 
 def test_damage_is_told_and_refused(tasks: Tasks, query: Query, backup: Backup) -> None:

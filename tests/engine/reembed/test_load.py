@@ -37,11 +37,11 @@ class Client:
 
     def vector_and(self, text: str, work: Callable[[str], None]) -> None:
         """Embed with the model that the column has, and work while it has it: the how-to's way."""
-        which = bool(self.connection.execute(WHICH).fetchone()[0])  # type: ignore[index]
+        which = bool(self.connection.execute(WHICH).fetchone()[0])  # type: ignore[index] # one row
         vector = self.models[which].vector(text)
         with self.connection.transaction():
             self.connection.execute("LOCK TABLE notes IN ACCESS SHARE MODE")
-            if bool(self.connection.execute(WHICH).fetchone()[0]) == which:  # type: ignore[index]
+            if bool(self.connection.execute(WHICH).fetchone()[0]) == which:  # type: ignore[index] # one row
                 work(vector)
                 self.done[which] += 1
 

@@ -34,7 +34,7 @@ def clustered(notes: Session) -> Changer:
 
 
 def measure(changer: Changer, **options: float) -> Recall:
-    return measure_recall(changer.session, changer.change, changer.table, **options)  # type: ignore[arg-type]
+    return measure_recall(changer.session, changer.change, changer.table, **options)  # type: ignore[arg-type] # any of its options
 
 
 def test_recall_of_good_and_bad_searches(clustered: Changer) -> None:

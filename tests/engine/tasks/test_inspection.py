@@ -19,6 +19,7 @@ import pytest
 from rag_factory.errors import UsageError
 from rag_factory.migrate.inspection.diagram import place_diagram
 from tests.conftest import clean_environment
+from tests.engine.processes import started
 from tests.engine.testing.conftest import wait_until
 
 if TYPE_CHECKING:
@@ -83,8 +84,14 @@ def test_locks_are_shown_and_ended(tasks: Tasks, database: DatabaseUrl, query: Q
         tasks.fail(4, *cancel, says=says, APP_ENV="production")
         done = tasks.succeed(*cancel, "--yes", "--database", database.database, APP_ENV="production")
         assert done.stderr == f"cancelled the statement of {waiter}\n"
+        tasks.succeed("db.protect")
+        says = rf"ends the session {holder} .*is marked as protected"
+        terminate = ("db.locks", "--terminate", str(holder))
+        for typed in (("--yes",), ("--database", database.database)):
+            tasks.fail(4, *terminate, *typed, says=says)
+        tasks.succeed("db.protect", "--off", "--yes", "--database", database.database)
         tasks.fail(2, "db.locks", "--cancel", str(holder), says="runs no statement that could be cancelled")
-        done = tasks.succeed("db.locks", "--terminate", str(holder))
+        done = tasks.succeed(*terminate)
         assert done.stderr == f"ended the session {holder}\n"
     tasks.fail(2, "db.locks", "--watch", "--cancel", "1", says="exclude each other")
 
@@ -92,14 +99,7 @@ def test_locks_are_shown_and_ended(tasks: Tasks, database: DatabaseUrl, query: Q
 def test_watch_prints_changes_until_it_is_interrupted(
     cli: CommandLine, database: DatabaseUrl, query: Query
 ) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "invoke", "db.locks", "--watch"],
-        cwd=cli.root,
-        env=clean_environment(cli.environment),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with started(cli, "db.locks", "--watch") as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline().startswith("No session waits")

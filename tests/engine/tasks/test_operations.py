@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from tests.conftest import clean_environment
+from tests.engine.processes import started
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import subprocess
+    from collections.abc import Callable
     from pathlib import Path
 
     from rag_factory.database.url import DatabaseUrl
@@ -43,6 +42,7 @@ def test_revision_of_each_kind_runs_when_it_is_filled_in(tasks: Tasks, query: Qu
         path = tasks.cli.root / line
         text = path.read_text()
         assert text.startswith(f'"""the {kind}\n')
+        assert "\nrepeatable = True\n\n\ndef upgrade()" in text
         words = WORDS | ({"TABLE": "chunks", "COLUMN": "embedding"} if kind == "hnsw" else {})
         for word, name in words.items():
             text = text.replace(word, name)
@@ -79,14 +79,14 @@ def test_interrupted_operations_go_on(
     backfill = 'op.backfill("documents", "total_chunks = total_chunks + 1", batch_rows=50, pause_seconds={})'
     index = 'op.create_index_online("by_name", "documents", ["filename"])'
     write_revision("003", upgrade=f"{backfill.format(60)}\n{index}", downgrade="op.execute('SELECT 1')")
-    with _started(cli, "db.migrate") as process:
+    with started(cli, "db.migrate") as process:
         _wait_for(query, "SELECT EXISTS (SELECT FROM rag_factory.backfills WHERE total = 50)")
         assert "The database is at 002. To go on, run the task again." in _interrupted(process)
     write_revision("003", upgrade=f"{backfill.format(0)}\n{index}", downgrade="op.execute('SELECT 1')")
     with psycopg.connect(database_url.plain) as older:
         older.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         older.execute("SELECT count(*) FROM alembic_version")
-        with _started(cli, "db.migrate") as process:
+        with started(cli, "db.migrate") as process:
             _wait_for(
                 query,
                 "SELECT count(*) = 1 FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting for%%'",
@@ -112,23 +112,6 @@ def test_foreign_lock_is_named_and_ends_the_task(
         )
     assert re.search(rf"pid {pid} \(app, report, idle in transaction for \d+ s: SELECT count\(", message)
     assert "The database is at 002." in message
-
-
-@contextlib.contextmanager
-def _started(cli: CommandLine, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        [sys.executable, "-m", "invoke", *arguments],
-        cwd=cli.root,
-        env=clean_environment(cli.environment),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def _interrupted(process: subprocess.Popen[str]) -> str:

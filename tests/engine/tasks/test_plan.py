@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+import pytest
 
 from rag_factory.server import EmbeddedServer
-from tests.conftest import clean_environment
+from tests.engine.processes import started
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,14 +142,7 @@ def test_interrupted_plan_leaves_no_scratch_database(
 ) -> None:
     tasks.succeed("db.migrate")
     write_revision("003", "002", "SELECT pg_sleep(60)")
-    with subprocess.Popen(
-        [sys.executable, "-m", "invoke", "db.plan"],
-        cwd=cli.root,
-        env=clean_environment(cli.environment),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with started(cli, "db.plan") as process:
         deadline = time.monotonic() + 30
         sleeping = "SELECT count(*) = 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)'"
         while query(sleeping) != [(True,)]:
@@ -161,19 +153,24 @@ def test_interrupted_plan_leaves_no_scratch_database(
     assert query(SCRATCH) == [(0,)]
 
 
-def test_role_that_may_create_no_database(
-    tasks: Tasks, database_url: DatabaseUrl, write_revision: WriteRevision, query: Query
+@pytest.mark.parametrize("right", ["NOCREATEDB", "CREATEDB"], ids=["no database", "no extension"])
+def test_role_that_may_create_no_scratch_database(
+    tasks: Tasks, database_url: DatabaseUrl, write_revision: WriteRevision, query: Query, right: str
 ) -> None:
     tasks.succeed("db.migrate")
+    # Only a superuser creates this one.
+    query("CREATE EXTENSION pageinspect")
     write_revision("003", "002", "ALTER TABLE chunks ADD note text", "ALTER TABLE chunks DROP note")
     role = f"reader_{database_url.database}"
-    query(f"CREATE ROLE {role} LOGIN PASSWORD 'only-reads' IN ROLE pg_read_all_data")
+    query(f"CREATE ROLE {role} LOGIN {right} PASSWORD 'only-reads' IN ROLE pg_read_all_data")
+    # The copy is written to all the same.
+    query(f"ALTER DATABASE {database_url.database} SET default_transaction_read_only = on")
     url = f"postgresql://{role}:only-reads@{database_url.host}:{database_url.port}/{database_url.database}"
     try:
         done = tasks.succeed("db.plan", "--json", DATABASE_URL=url)
     finally:
         EmbeddedServer(tasks.cli.root / ".rag_factory" / "server").stop()
-        query(f"DROP ROLE {role}")
+        query(f"BEGIN READ WRITE; DROP ROLE {role}; COMMIT")
     plan = json.loads(done.stdout)
     assert plan["rehearsed_on"] == "the embedded server"
     (statement,) = plan["revisions"][0]["statements"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from rag_factory.errors import LockedError, RagFactoryError
 from rag_factory.migrate.operations.enums import take_name
@@ -153,6 +154,42 @@ def test_another_thing_of_that_name_is_refused(database: Database) -> None:
         with pytest.raises(RagFactoryError, match=says):
             database.run(_other(name))
     assert database.schema() == before
+
+
+@pytest.mark.parametrize("way", ["run", "run_as_sql"])
+def test_partitions_are_indexed_one_by_one(database: Database, way: str) -> None:
+    run: Callable[[Callable[[Any], object]], object] = getattr(database, way)
+    database.execute("CREATE TABLE parts (id int, k text) PARTITION BY RANGE (id)")
+    database.execute('CREATE TABLE "Part 1" PARTITION OF parts FOR VALUES FROM (1) TO (9)')
+    # As psql an error ends the process.
+    with pytest.raises(
+        (RagFactoryError, AssertionError), match="parts is partitioned, and PostgreSQL builds"
+    ):
+        run(lambda op: op.create_index_online("by_k", "parts", ["k"]))
+
+    database.run(lambda op: op.create_index_online("by_k_1", "Part 1", ["k"]))
+    database.execute("CREATE INDEX by_k ON parts (k)")  # as op.create_index does
+    database.run(lambda op: op.create_index_online("by_k", "parts", ["k"]))
+    inherited = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'by_k'::regclass"
+    assert database.execute(inherited) == [("by_k_1",)]
+    with pytest.raises((RagFactoryError, AssertionError), match="drops no index of a partitioned table"):
+        run(lambda op: op.drop_index_online("by_k", "parts"))
+
+
+@pytest.mark.parametrize("way", ["run", "run_as_sql"])
+def test_column_that_is_not_there_is_no_success(database: Database, way: str) -> None:
+    with pytest.raises((DBAPIError, AssertionError), match='column "nope" does not exist'):
+        getattr(database, way)(lambda op: op.set_not_null_online("books", "nope"))
+
+
+def test_colon_in_a_check_is_not_made_a_null(database: Database) -> None:
+    def add(condition: str) -> None:
+        database.run(lambda op: op.add_check_online("no_x", "books", condition))
+
+    with pytest.raises(RagFactoryError, match="The condition of the check no_x has :x, which SQLAlchemy"):
+        add("title <> 'a :x'")
+    add(r"title <> 'a \:x'")
+    assert any("title <> 'a :x'" in line for line in database.schema())
 
 
 def test_rows_against_it_are_told_and_the_next_run_goes_on(database: Database) -> None:
