@@ -71,6 +71,5 @@ def build_namespace(root: Path, *, db_tasks: Sequence[Command] = ()) -> Collecti
     usage.take_over(list(namespace.task_names))
     # The default task is what `invoke` alone runs.
     namespace.add_task(overview.make_task(groups), default=True)
-    # Each task runs as often as it is named: `invoke db.migrate db.rollback db.migrate` is a round trip.
-    namespace.configure({"rag_factory": {"root": str(root.resolve())}, "tasks": {"dedupe": False}})
+    namespace.configure({"rag_factory": {"root": str(root.resolve())}})
     return namespace

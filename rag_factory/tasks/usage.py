@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from invoke import program
 from invoke.exceptions import Exit, ParseError
+from invoke.executor import Executor
 from invoke.parser import parser
 
 from rag_factory.errors import UsageError
@@ -63,6 +64,9 @@ def take_over(task_names: Collection[str]) -> None:
     UnreadableCall.task_names = task_names
     for module in (parser, program):
         vars(module)["ParseError"] = UnreadableCall
+    # Each task runs as often as it is named: `invoke db.migrate db.rollback db.migrate` is a round trip. The
+    # setting for it would have to stand in a file of the project's: a namespace's comes too late.
+    Executor.dedupe = lambda _, calls: calls  # type: ignore[assignment, method-assign] # on purpose
     parser.ParseMachine.complete_context = _complete_context  # type: ignore[method-assign, assignment] # on purpose
 
 

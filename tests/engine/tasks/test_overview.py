@@ -60,3 +60,7 @@ def test_completion_in_bash_knows_tasks_and_options(cli: CommandLine, tmp_path: 
 
     assert complete("invoke", "db.rollb") == ["db.rollback"]
     assert "--steps" in complete("invoke", "db.rollback", "--")
+
+
+def test_task_runs_as_often_as_it_is_named(cli: CommandLine) -> None:
+    assert cli.invoke("db.heads", "db.heads").stdout == "002\n002\n"
