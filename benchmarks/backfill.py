@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from benchmarks.spine import database_url, temporary_folder
+from benchmarks.places import temporary_folder
+from benchmarks.spine import database_url
 from benchmarks.timing import Comparison, Figure, describe_machine, parse_arguments, progress, report
 from rag_factory.migrate.backfill import Backfill
 from rag_factory.migrate.session import Session

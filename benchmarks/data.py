@@ -19,7 +19,7 @@ from sqlalchemy import event
 
 from benchmarks import data_rows
 from benchmarks.data_rows import DIMENSIONS, SMALL_DOCUMENTS
-from benchmarks.testing import fast_server, in_memory
+from benchmarks.places import fast_server, in_memory
 from benchmarks.timing import Comparison, Figure, describe_machine, parse_arguments, progress, race, report
 from rag_factory.database.config import DatabaseConfig
 from rag_factory.database.connection import DatabaseConnection

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from benchmarks.places import temporary_folder
 from benchmarks.timing import (
     Comparison,
     Figure,
@@ -215,17 +215,6 @@ def project_copy() -> Iterator[Path]:
             yield folder
         finally:
             embedded_server(folder).stop()
-
-
-@contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """A folder that the server's account can enter too, removed at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="rag-factory-benchmark-"))
-    try:
-        folder.chmod(0o755)
-        yield folder
-    finally:
-        shutil.rmtree(folder)
 
 
 def embedded_server(project: Path) -> EmbeddedServer:

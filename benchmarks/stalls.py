@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from benchmarks.places import fast_server, in_memory, temporary_folder
 from benchmarks.stalls_client import PARENTS, ROWS
-from benchmarks.testing import fast_server, in_memory, temporary_folder
 from benchmarks.timing import (
     describe_machine,
     inherited_environment,

@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import sql
 
+from benchmarks.places import TMPFS, in_memory, temporary_folder
 from benchmarks.testing_crews import Crew
 from benchmarks.testing_projects import (
     SMALL,
@@ -45,7 +45,6 @@ from benchmarks.timing import (
     time_command,
 )
 from rag_factory.database.config import DatabaseConfig
-from rag_factory.database.url import DatabaseUrl
 from rag_factory.server import EmbeddedServer, find_binaries
 from rag_factory.testing.place import FORGETFUL, embedded_test_server
 
@@ -55,8 +54,6 @@ if TYPE_CHECKING:
     from rag_factory.server import ServerAddress
 
 PROJECT = Path(__file__).parent.parent
-TMPFS = Path("/dev/shm")
-NEEDED_BYTES = 3_000_000_000
 # Left out of a copy of the project, because a clone hasn't got it.
 NOT_CLONED = (".git", ".venv", ".nox", ".rag_factory", ".*_cache", "__pycache__", ".env", ".env.test", "dist")
 SHARED = ("psycopg", "sqlalchemy", "alembic", "pytest", "pytest-xdist")
@@ -471,34 +468,6 @@ def project_copy() -> Iterator[Path]:
             yield copy
         finally:
             embedded_test_server(DatabaseConfig.load(copy, for_tests=True)).stop()
-
-
-@contextmanager
-def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
-    """A folder that the server's account can enter too, removed at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="rag-factory-benchmark-", dir=parent))
-    try:
-        folder.chmod(0o755)
-        yield folder
-    finally:
-        shutil.rmtree(folder)
-
-
-@contextmanager
-def fast_server() -> Iterator[DatabaseUrl]:
-    """Start a server with room, in memory where there is a tmpfs; stop and remove it at the end."""
-    with temporary_folder(TMPFS if in_memory() else None) as home:
-        server = EmbeddedServer(home, settings=FORGETFUL | {"shared_buffers": "1GB", "max_wal_size": "8GB"})
-        try:
-            address = server.ensure_running()
-            yield DatabaseUrl(address.host, address.port, "postgres", user=address.user)
-        finally:
-            server.stop()
-
-
-def in_memory() -> bool:
-    """Whether there is a tmpfs with room for the server's data."""
-    return TMPFS.is_dir() and os.access(TMPFS, os.W_OK) and shutil.disk_usage(TMPFS).free > NEEDED_BYTES
 
 
 if __name__ == "__main__":

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 from rag_factory.errors import UsageError
 from rag_factory.tasks.command import command
 from rag_factory.tasks.reembedding import DROP_OLD, GIVE_UP, Run
-from rag_factory.tasks.texts import DATABASE, JSON, YES, seconds, whole_number
+from rag_factory.tasks.texts import DATABASE, DEFAULT_WAIT, JSON, YES, seconds, whole_number
 
 if TYPE_CHECKING:
     from rag_factory.tasks.workspace import Workspace
 
-DEFAULT_WAIT = "60"
 DEFAULT_BATCH = "128"
 STEPS = ("--begin", "--cut-over", "--back", DROP_OLD, GIVE_UP, "--status")
 
