@@ -34,7 +34,7 @@ from rag_factory.migrate.scratch import scratch_name
 from rag_factory.migrate.target import NAME_LIMIT_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from rag_factory.migrate.backup.manifest import Backup
     from rag_factory.migrate.project import Project
@@ -134,7 +134,7 @@ class Restoration:
                     )
                     with locked:
                         refused = self._build(scratch, jobs, on_progress)
-                    kept_as = None if self.content is None else _name_to_keep(target.url.database)
+                    kept_as = None if self.content is None else self._name_to_keep()
                     swap(target, scratch.url.database, kept_as)
             except psycopg.Error as error:
                 raise translate(error, target.url) from error
@@ -145,6 +145,13 @@ class Restoration:
                 drop_database(former)
                 kept_as = None
         return Restored(self.backup, kept_as, tuple(refused), time.monotonic() - clock)
+
+    def _name_to_keep(self) -> str:
+        """The server is asked, as another restore may have taken it within this second."""
+        timeout = self.target.config.db_connect_timeout_seconds
+        with connect_maintenance(self.target.url, connect_timeout_seconds=timeout) as server:
+            taken = {name for (name,) in server.execute("SELECT datname FROM pg_database")}
+        return name_to_keep(self.target.url.database, datetime.now(UTC), taken)
 
     def _build(self, scratch: Target, jobs: int, on_progress: Callable[[float], None]) -> list[str]:
         """Make the new database under its scratch name, complete. Returns the settings it could not get."""
@@ -243,11 +250,13 @@ def _check(server: psycopg.Connection[Any], backup: Backup, target: Target, no_o
     return may_rename is not None
 
 
-def _name_to_keep(database: str) -> str:
-    """A name for the database that is replaced; no longer than PostgreSQL takes."""
-    suffix = f"_before_restore_{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    room = NAME_LIMIT_BYTES - len(suffix)
-    return database.encode()[:room].decode(errors="ignore") + suffix
+def name_to_keep(database: str, now: datetime, taken: Collection[str]) -> str:
+    """A name for the database that is replaced: none of those taken, and no longer than PostgreSQL takes."""
+    stamp = f"_before_restore_{now:%Y%m%dT%H%M%SZ}"
+    suffixes = (stamp, *(f"{stamp}_{number}" for number in range(2, len(taken) + 2)))
+    rooms = ((suffix, NAME_LIMIT_BYTES - len(suffix)) for suffix in suffixes)
+    names = (database.encode()[:room].decode(errors="ignore") + suffix for suffix, room in rooms)
+    return next(name for name in names if name not in taken)
 
 
 def _row(

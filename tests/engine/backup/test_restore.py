@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from rag_factory.database.url import DatabaseUrl
 from rag_factory.errors import LockedError, NotReadyError, ProblemsError, RagFactoryError, RefusedError
 from rag_factory.migrate.backup.content import load
 from rag_factory.migrate.backup.dump import back_up
-from rag_factory.migrate.backup.restore import prepare
+from rag_factory.migrate.backup.restore import name_to_keep, prepare
 from rag_factory.migrate.guard import is_marked
 from rag_factory.migrate.lock import migrator_lock
 from rag_factory.migrate.project import Project
@@ -74,6 +75,17 @@ def test_the_target_keeps_what_is_its_own(
     with psycopg.connect(target.url.with_database(done.kept_as).plain) as former:
         assert former.execute("SELECT text FROM kept").fetchone() == ("new",)
     assert server.execute(SCRATCH).fetchall() == []
+
+
+def test_two_restores_of_one_second_keep_two_databases() -> None:
+    now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    taken: set[str] = set()
+    for database in ("app", "app", "app", "é" * 40, "é" * 39):
+        name = name_to_keep(database, now, taken)
+        assert name not in taken
+        assert len(name.encode()) <= 63
+        taken.add(name)
+    assert {f"app_before_restore_20260102T030405Z{end}" for end in ("", "_2", "_3")} < taken
 
 
 def test_an_empty_database_is_not_kept(
