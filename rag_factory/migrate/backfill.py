@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rag_factory.errors import UsageError
 from rag_factory.migrate.position import Position, State, find_key, read_state
 from rag_factory.migrate.progress import Progress
+from rag_factory.migrate.retry import Patience
 from rag_factory.migrate.session import quote
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ FEWEST_ROWS, MOST_ROWS = 10, 50_000
 BATCH_SECONDS = 0.2
 LOCK_TIMEOUT_SECONDS = 0.2
 # About a minute of waiting for one row that somebody holds.
-ATTEMPTS = 150
+ATTEMPTS = 65
+LONGEST_PAUSE_SECONDS = 1.0
 MOST_PASSES = 100
 _LAG_POLL_SECONDS = 0.5
 _LAG = "SELECT max(extract(epoch FROM replay_lag)) FROM pg_stat_replication"
@@ -141,8 +143,11 @@ class _Run:
             f"Backfilling {self.backfill.table}",
             [self.backfill.table],
             work,
-            lock_timeout_seconds=LOCK_TIMEOUT_SECONDS,
-            attempts=ATTEMPTS,
+            Patience(
+                tries=ATTEMPTS,
+                first_pause_seconds=LOCK_TIMEOUT_SECONDS,
+                longest_pause_seconds=LONGEST_PAUSE_SECONDS,
+            ),
             on_failure=self._be_smaller,
         )
 

@@ -12,6 +12,7 @@ import psycopg
 from rag_factory.database.driver import connect, translate
 from rag_factory.errors import LockedError
 from rag_factory.migrate.pooler import refuse_pooler
+from rag_factory.migrate.retry import Patience
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rag_factory.migrate.target import Target
 
 POLL_SECONDS = 0.1
+LONGEST_POLL_SECONDS = 0.5
 # Both keys in one round trip: the lock's own, and the one that the sessions at work share.
 _KEYS = """
     SELECT hashtextextended('rag-factory migrator ' || version_table, 0),
@@ -140,19 +142,20 @@ def _obtain(
     wait_seconds: float,
     on_wait: Callable[[str], None] | None,
 ) -> None:
-    deadline = time.monotonic() + wait_seconds
-    told = False
+    # The pauses grow, so that twenty that wait don't keep the server from the one that works.
+    patience = Patience(
+        seconds=wait_seconds, first_pause_seconds=POLL_SECONDS, longest_pause_seconds=LONGEST_POLL_SECONDS
+    )
     while not _try(session, keys):
-        if time.monotonic() >= deadline:
+        if patience.is_over():
             raise LockedError(
                 f"Another migrator works on {target.place}: {_describe(session, keys)}. Nothing was changed.",
                 fix="Run the task again when it is done, or give it longer: --wait SECONDS. "
                 "If it hangs: invoke db.unlock",
             )
-        if on_wait and not told:
+        if on_wait and patience.failed == 1:
             on_wait(f"waiting for another migrator on {target.place}: {_describe(session, keys)}")
-            told = True
-        time.sleep(POLL_SECONDS)
+        patience.rest()
 
 
 def _describe(session: psycopg.Connection[Any], keys: LockKeys) -> str:

@@ -1,91 +1,59 @@
-"""When a revision that met a lock may be tried again, and after what pause."""
+"""How long to go on trying for a lock, and how long to rest between two tries."""
 
 from __future__ import annotations
 
 import random
-import re
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-
-from psycopg.pq import TransactionStatus
-from sqlalchemy import Engine, event
+import time
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
-# They change nothing but the session, which is set anew before each try.
-_HARMLESS = re.compile(r"\s*(set\s|reset\s|show\s|select\s+(set_config|current_setting)\()", re.IGNORECASE)
-# What may leave something behind when it fails outside of a transaction.
-_IN_PARTS = re.compile(r"\bconcurrently\b|^\s*(do|call|reindex|vacuum|cluster)\b", re.IGNORECASE)
 
 
-def pause_seconds(tries: int) -> float:
-    """A pause before the next try, after so many: exponential, with full jitter.
+def pause_seconds(tries: int, first: float, longest: float) -> float:
+    """A pause before the next try, after so many: exponential, half of it by chance.
 
-    Migrators, and the sessions that they meet, come apart that way: AWS Architecture Blog, "Exponential
-    Backoff And Jitter".
+    Those that met come apart that way, and each leaves the others time to get through: AWS Architecture Blog,
+    "Exponential Backoff And Jitter".
     """
-    return random.uniform(0, min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**tries))  # noqa: S311 - no secret
+    return random.uniform(0.5, 1) * min(longest, first * 2.0 ** min(tries, 30))  # noqa: S311 - no secret
 
 
-class Commits:
-    """Whether the revision that runs may be run again when it fails.
+class Patience:
+    """Counts the tries of one piece of work that a lock stands in the way of.
 
-    It may when nothing of it was committed, or when it says `repeatable = True`.
+    tries: at most so many. seconds: until so much time is over. Without both it has no end.
+    The pauses grow from `first_pause_seconds` to `longest_pause_seconds`.
     """
 
-    def __init__(self) -> None:
-        self.begin(repeatable=False)
+    def __init__(
+        self,
+        *,
+        tries: int | None = None,
+        seconds: float | None = None,
+        first_pause_seconds: float | None = None,
+        longest_pause_seconds: float = LONGEST_PAUSE_SECONDS,
+    ) -> None:
+        self.failed = 0
+        self._tries = tries
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._first = FIRST_PAUSE_SECONDS if first_pause_seconds is None else first_pause_seconds
+        self._longest = longest_pause_seconds
 
-    def begin(self, *, repeatable: bool) -> None:
-        """Forget all: a new revision begins."""
-        self._said = repeatable
-        self._dirty = False
-        self._partly = False
+    def is_over(self) -> bool:
+        """Count a try that failed; whether it was the last."""
+        self.failed += 1
+        out_of_time = self._deadline is not None and time.monotonic() >= self._deadline
+        return out_of_time or (self._tries is not None and self.failed >= self._tries)
 
-    @property
-    def repeatable(self) -> bool:
-        """Whether it may be run again."""
-        return self._said or not self._partly
-
-    def before_statement(self, connection: Any, _: Any, statement: str, *__: Any) -> None:
-        """SQLAlchemy is about to run a statement."""
-        if getattr(_driver(connection), "autocommit", True) and _IN_PARTS.search(statement):
-            self._partly = True
-
-    def after_statement(self, connection: Any, _: Any, statement: str, *__: Any) -> None:
-        """A statement is done: by autocommit, or as a COMMIT, it may have ended its transaction."""
-        if _HARMLESS.match(statement):
-            return
-        self._dirty = True
-        info = getattr(_driver(connection), "info", None)  # an env.py may use another driver
-        if info is None or info.transaction_status == TransactionStatus.IDLE:
-            self._partly = True
-
-    def on_commit(self, _: Any) -> None:
-        """SQLAlchemy commits, as at the beginning of an autocommit_block."""
-        self._partly = self._partly or self._dirty
-
-
-@contextmanager
-def watching_commits() -> Iterator[Commits]:
-    """Follow what the body commits, on any connection of SQLAlchemy's: an env.py may open its own."""
-    commits = Commits()
-    listeners = (
-        ("before_cursor_execute", commits.before_statement),
-        ("after_cursor_execute", commits.after_statement),
-        ("commit", commits.on_commit),
-    )
-    for name, listener in listeners:
-        event.listen(Engine, name, listener)
-    try:
-        yield commits
-    finally:
-        for name, listener in listeners:
-            event.remove(Engine, name, listener)
-
-
-def _driver(connection: Any) -> Any:
-    return connection.connection.driver_connection
+    def rest(self, tell: Callable[[str], None] = lambda _: None) -> None:
+        """Sleep until the next try. tell: told first when that is, `trying again in 0.8 s (1 of 5)`."""
+        pause = pause_seconds(self.failed - 1, self._first, self._longest)
+        if self._deadline is not None:
+            pause = min(pause, max(0.0, self._deadline - time.monotonic()))
+        count = f" ({self.failed} of {self._tries - 1})" if self._tries is not None else ""
+        tell(f"trying again in {pause:.1f} s{count}")
+        time.sleep(pause)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import random
 import re
-import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -17,8 +16,11 @@ from rag_factory.errors import LockedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from sqlalchemy import Connection
+
+    from rag_factory.migrate.retry import Patience
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -32,7 +34,6 @@ PASSING = frozenset({LOCK_NOT_AVAILABLE, "40P01", "40001"})
 MADE_MEANWHILE = frozenset({"42710", "42P07", "42704"})
 ATTEMPTS = 10
 DEFAULT_LOCK_TIMEOUT_SECONDS = 5.0
-LONGEST_PAUSE_SECONDS = 10.0
 _BLOCKERS = """
     SELECT activity.pid, activity.usename, activity.application_name, activity.state,
            coalesce(extract(epoch FROM clock_timestamp() - activity.xact_start)::int, 0),
@@ -156,40 +157,41 @@ class Session:
         what: str,
         tables: Sequence[str],
         work: Callable[[], T],
+        patience: Patience,
         *,
-        lock_timeout_seconds: float,
-        attempts: int = ATTEMPTS,
+        passing: AbstractSet[str] = PASSING,
         on_failure: Callable[[], None] = lambda: None,
     ) -> T:
         """Do the work until no lock stands in its way. what: the work in words, for a message.
 
-        Between two attempts it rests as long as the last one held up others, so that they get through.
-        on_failure: called after each attempt that failed.
-        Raises LockedError: nothing came of all attempts; names who has locks on the tables.
+        passing: the SQLSTATEs after which to try again. on_failure: called after each attempt that failed.
+        Raises LockedError: the patience is over; names who has locks on the tables.
         """
-        for attempt in range(1, attempts + 1):
+        while True:
             try:
                 return work()
             except DATABASE_ERRORS as error:
                 state = sqlstate(error)
-                if state not in PASSING | MADE_MEANWHILE:
+                if state not in passing:
                     raise
-                if state in MADE_MEANWHILE:
-                    if attempt == attempts:
+                over = patience.is_over()
+                if state not in PASSING:
+                    # Nobody has to be waited for: it is there already.
+                    if over:
                         raise
                     continue
                 on_failure()
                 holders = self.blockers(tables) or "somebody who has just ended"
-                if attempt == attempts:
+                if over:
                     raise LockedError(
-                        f"{what}: no lock on {', '.join(tables)} in {attempt} attempts. "
+                        f"{what}: no lock on {', '.join(tables)} in {patience.failed} attempts. "
                         f"Locks there are held by {holders}.",
                         fix="Run the task again when they are done, or end them: "
                         "SELECT pg_terminate_backend(pid)",
                     ) from error
-                # The 1st, 2nd, 4th, 8th …: enough to know, and to see how long it goes on.
-                if attempt & (attempt - 1) == 0:
-                    self.notice(f"{what}: waiting for {holders}; attempt {attempt} of {attempts} failed")
-                pause = min(lock_timeout_seconds, LONGEST_PAUSE_SECONDS)
-                time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter is no secret
-        raise AssertionError("attempts must be 1 or more")
+                patience.rest(partial(self._tell, f"{what}: waiting for {holders}", patience.failed))
+
+    def _tell(self, waiting: str, failed: int, when: str) -> None:
+        # The 1st, 2nd, 4th, 8th …: enough to know, and to see how long it goes on.
+        if failed & (failed - 1) == 0:
+            self.notice(f"{waiting}; {when}")

@@ -13,8 +13,8 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationStep
 
 from rag_factory.errors import UsageError
+from rag_factory.migrate.commits import watching_commits
 from rag_factory.migrate.environment import explained
-from rag_factory.migrate.retry import watching_commits
 from rag_factory.migrate.watch import Watch
 
 if TYPE_CHECKING:

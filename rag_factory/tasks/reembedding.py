@@ -217,7 +217,7 @@ class Run:
         return ShortLock(
             self._work.config.db_lock_timeout_seconds,
             self._wait_seconds,
-            lambda held: say(f"waiting: {held}"),
+            say,
         )
 
     def _name(self, session: Session) -> tuple[str, str, str] | None:

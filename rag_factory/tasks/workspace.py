@@ -136,5 +136,6 @@ class Workspace:
             on_running=narrator.running,
             on_progress=narrator.progress,
             before_first=before_first,
+            on_nothing=lambda: narrator.say("another migrator has applied it; nothing is left to do"),
             wait_seconds=wait_seconds,
         )

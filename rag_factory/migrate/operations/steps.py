@@ -14,10 +14,13 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import SQLAlchemyError
 
 from rag_factory.errors import RagFactoryError
+from rag_factory.migrate.retry import Patience
 from rag_factory.migrate.session import (
     ATTEMPTS,
     DATABASE_ERRORS,
     DEFAULT_LOCK_TIMEOUT_SECONDS,
+    MADE_MEANWHILE,
+    PASSING,
     Session,
     log,
     quote,
@@ -39,6 +42,7 @@ _PREPARER = DIALECT.identifier_preparer
 REFUSAL = "RF001"
 # The name of an empty table that they make and undo, to see what the server makes of a definition.
 PROBE = "rag_factory_probe"
+LONGEST_PAUSE_SECONDS = 10.0
 _CHECK_VIOLATED, _FOREIGN_KEY_VIOLATED, _UNIQUE_VIOLATED = "23514", "23503", "23505"
 _OFFLINE_STEP = """\
 DO $rag_factory$
@@ -55,8 +59,8 @@ BEGIN
                 RAISE;
             END IF;
             RAISE NOTICE 'no lock yet, attempt % of {attempts}', attempt;
-            PERFORM pg_sleep(least(10, extract(epoch FROM current_setting('lock_timeout')::interval))
-                             * (0.5 + random()));
+            PERFORM pg_sleep(least(10, extract(epoch FROM current_setting('lock_timeout')::interval)
+                                       * least(8, 2 ^ (attempt - 1))) * (0.5 + random() / 2));
         END;
     END LOOP;
 END
@@ -132,9 +136,7 @@ class Steps:
             if only_if is None or session.one(f"SELECT {only_if}"):
                 session.execute(statement)
 
-        session.retry(
-            words or self.what, self.tables, attempt, lock_timeout_seconds=self._lock_timeout_seconds
-        )
+        self._retry(words or self.what, attempt)
 
     def concurrently(self, statement: str, settings: Mapping[str, str] | None = None) -> None:
         """Run a statement whose wait for others holds up nobody: without a limit on it."""
@@ -151,12 +153,17 @@ class Steps:
         if self.offline:
             self.write(block)
         else:
-            self.session.retry(
-                self.what,
-                self.tables,
-                lambda: self.session.execute(block),
-                lock_timeout_seconds=self._lock_timeout_seconds,
-            )
+            self._retry(self.what, lambda: self.session.execute(block))
+
+    def _retry(self, words: str, work: Callable[[], Any]) -> None:
+        # Others get through in the pauses: the first is about as long as the wait before it held them up.
+        first = self._lock_timeout_seconds
+        patience = Patience(
+            tries=ATTEMPTS,
+            first_pause_seconds=first,
+            longest_pause_seconds=min(LONGEST_PAUSE_SECONDS, 8 * first),
+        )
+        self.session.retry(words, self.tables, work, patience, passing=PASSING | MADE_MEANWHILE)
 
     def write(self, statement: str) -> None:
         """Write a statement of offline SQL."""

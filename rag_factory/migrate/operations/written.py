@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rag_factory.migrate.backfill import ATTEMPTS, FEWEST_ROWS, LOCK_TIMEOUT_SECONDS, MOST_PASSES, MOST_ROWS
+from rag_factory.migrate.backfill import (
+    ATTEMPTS,
+    FEWEST_ROWS,
+    LOCK_TIMEOUT_SECONDS,
+    LONGEST_PAUSE_SECONDS,
+    MOST_PASSES,
+    MOST_ROWS,
+)
 from rag_factory.migrate.bookkeeping import SCHEMA
 from rag_factory.migrate.operations.steps import REFUSAL
 from rag_factory.migrate.position import CREATE, TABLE, key_query
@@ -90,7 +97,8 @@ BEGIN
         COMMIT;
         IF failed THEN
             batch := greatest(1, batch / 2);
-            PERFORM pg_sleep({lock_timeout_seconds} * (0.5 + random()));
+            PERFORM pg_sleep(least({longest_pause}, {lock_timeout_seconds} * 2 ^ least(10, attempt - 1))
+                             * (0.5 + random() / 2));
         ELSE
             batch := least({most}, greatest({fewest}, batch * least(2, greatest(0.5, {batch_seconds}
                      / greatest(0.001, extract(epoch FROM clock_timestamp() - began)))))::bigint);
@@ -129,6 +137,7 @@ def backfill_block(backfill: Backfill) -> str:
         attempts=ATTEMPTS,
         lock_timeout=f"{LOCK_TIMEOUT_SECONDS:g}s",
         lock_timeout_seconds=LOCK_TIMEOUT_SECONDS,
+        longest_pause=LONGEST_PAUSE_SECONDS,
         most=MOST_ROWS,
         fewest=FEWEST_ROWS,
         batch_seconds=backfill.batch_seconds,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +9,14 @@ import psycopg
 
 from rag_factory.database.driver import connect, translate
 from rag_factory.errors import LockedError
+from rag_factory.migrate.lock import LONGEST_POLL_SECONDS, POLL_SECONDS
+from rag_factory.migrate.retry import Patience
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rag_factory.migrate.target import Target
 
-POLL_SECONDS = 0.1
 _TRY = "SELECT pg_try_advisory_lock(hashtextextended('rag-factory re-embedding', 0))"
 _HOLDER = """
     SELECT activity.pid, activity.usename
@@ -62,16 +62,18 @@ def _set(session: psycopg.Connection[Any], name: str, value: str) -> None:
 
 
 def _lock(session: psycopg.Connection[Any], place: str, wait_seconds: float) -> None:
-    deadline = time.monotonic() + wait_seconds
+    patience = Patience(
+        seconds=wait_seconds, first_pause_seconds=POLL_SECONDS, longest_pause_seconds=LONGEST_POLL_SECONDS
+    )
     while True:
         row = session.execute(_TRY).fetchone()
         if row and row[0]:
             return
-        if time.monotonic() >= deadline:
+        if patience.is_over():
             holder = session.execute(_HOLDER).fetchone()
             who = f"pid {holder[0]}, user {holder[1]}" if holder else "it just ended"
             raise LockedError(
                 f"Another db.reembed works on {place}: {who}. Nothing was changed.",
                 fix="See how far it is: invoke db.reembed --status",
             )
-        time.sleep(POLL_SECONDS)
+        patience.rest()

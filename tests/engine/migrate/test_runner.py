@@ -314,8 +314,9 @@ def test_schema_knows_nothing_of_the_ledger(small: Small) -> None:
 
 
 def test_pauses_grow_to_half_a_minute() -> None:
-    assert max(retry.pause_seconds(0) for _ in range(100)) <= 1
-    assert 10 < max(retry.pause_seconds(50) for _ in range(100)) <= 30
+    first, longest = retry.FIRST_PAUSE_SECONDS, retry.LONGEST_PAUSE_SECONDS
+    assert max(retry.pause_seconds(0, first, longest) for _ in range(100)) <= 1
+    assert 10 < max(retry.pause_seconds(50, first, longest) for _ in range(100)) <= 30
 
 
 @pytest.fixture(autouse=True)
