@@ -1,27 +1,19 @@
 """A process or the server killed at any moment: the next run finishes the work, once.
 
-CRASH_MOMENTS sets how many moments each case is tried at (1), CRASH_SEED which ones.
+How many moments, and which: see crash_site.
 """
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from psycopg import sql
 
-from rag_factory.database.url import DatabaseUrl
 from rag_factory.migrate.schema import read_schema
-from rag_factory.server import EmbeddedServer
-from tests.conftest import FAST, CommandLine
+from tests.engine.crash_site import MOMENTS, SEED, VICTIMS, Site, open_site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,18 +21,6 @@ if TYPE_CHECKING:
 
     State = tuple[object, ...]
 
-MOMENTS = int(os.environ.get("CRASH_MOMENTS", "1"))
-SEED = int(os.environ.get("CRASH_SEED", "0")) or random.SystemRandom().randrange(1, 10_000)
-TASKS = """
-from pathlib import Path
-from rag_factory.tasks import build_namespace
-namespace = build_namespace(Path(__file__).parent)
-"""
-ENVIRONMENT = """
-from sqlalchemy import MetaData
-from rag_factory.migrate.environment import run_environment
-run_environment(MetaData())
-"""
 REVISION = '''"""step {id}"""
 from alembic import op
 
@@ -73,139 +53,85 @@ REVISIONS = (
     ("op.backfill('items', 'n = n + 1')", "op.backfill('items', 'n = n - 1')"),
     ("op.set_not_null_online('items', 'code')", "op.drop_not_null_online('items', 'code')"),
 )
+# Of the revisions, and of what is kept of the database at each.
+NAMES = tuple(str(number) for number in range(1, len(REVISIONS) + 1))
 ROWS = "SELECT count(*), sum(n), min(n), max(n), bit_xor(hashtext(code)) FROM items"
 
 
-@dataclass
-class Site:
-    """A project with a server of its own, and databases to be crashed in."""
-
-    cli: CommandLine
-    server: EmbeddedServer
-
-    def url(self, name: str = "app") -> DatabaseUrl:
-        address = self.server.ensure_running()
-        return DatabaseUrl(host=address.host, port=address.port, user=address.user, database=name)
-
-    def run(self, *arguments: str) -> str:
-        done = self.cli.invoke(*arguments)
-        assert done.returncode == 0, (SEED, arguments, done.stderr)
-        return done.stderr
-
-    def copy(self, source: str, goal: str) -> None:
-        """Make a database anew as a copy of another one."""
-        with psycopg.connect(self.url("postgres").plain, autocommit=True) as session:
-            for statement in (
-                "DROP DATABASE IF EXISTS {goal} WITH (FORCE)",
-                "CREATE DATABASE {goal} TEMPLATE {source}",
-            ):
-                names = {"goal": sql.Identifier(goal), "source": sql.Identifier(source)}
-                session.execute(sql.SQL(statement).format(**names))
-
-    def state(self) -> State:
-        """Everything that a run decides: schema, revision, rows, and that each batch was counted once."""
-        with psycopg.connect(self.url().plain, autocommit=True) as session:
-            revision = session.execute("SELECT array_agg(version_num) FROM alembic_version").fetchone()
-            rows = session.execute(ROWS).fetchone()
-            return read_schema(session), revision, rows
-
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "invoke", *arguments],
-            cwd=self.cli.root,
-            env={**os.environ, **self.cli.environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def crash(self, moment: float, victim: str, *arguments: str) -> None:
-        """Run a task, and kill it or the server `moment` seconds after its start."""
-        with self.start(*arguments) as process:
-            # A moment is what is tried here: there is no state to wait for.
-            time.sleep(moment)
-            if victim == "process":
-                process.kill()
-            else:
-                pid = self.server.status().pid
-                assert pid is not None
-                os.kill(pid, signal.SIGKILL)
-            process.wait(timeout=60)
+def read_state(site: Site) -> State:
+    """Everything that a run decides: schema, revision, rows, and that each batch was counted once."""
+    with psycopg.connect(site.url().plain, autocommit=True) as session:
+        revision = session.execute("SELECT string_agg(version_num, ' ') FROM alembic_version").fetchone()
+        rows = session.execute(ROWS).fetchone()
+        return read_schema(session), revision, rows
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, public_folder: Path) -> Iterator[Site]:
     root = tmp_path_factory.mktemp("crashes")
-    versions = root / "migrations" / "versions"
-    versions.mkdir(parents=True)
-    (root / "tasks.py").write_text(TASKS)
-    (root / "alembic.ini").write_text("[alembic]\nscript_location = %(here)s/migrations\n")
-    (root / "pyproject.toml").write_text("[tool.rag_factory]\nextensions = []\n")
-    (root / "migrations" / "env.py").write_text(ENVIRONMENT)
-    for number, (upgrade, downgrade) in enumerate(REVISIONS, 1):
-        parent = str(number - 1) if number > 1 else None
-        text = REVISION.format(id=number, parent=parent, upgrade=upgrade, downgrade=downgrade)
-        (versions / f"{number}.py").write_text(text)
-    data_folder = public_folder / "crashes"
-    server = EmbeddedServer(data_folder, settings=FAST)
-    server.ensure_running()
-    site = Site(CommandLine(root, {"EMBEDDED_DATA_FOLDER": str(data_folder)}), server)
-    site.run("db.migrate", "--to", "1")
-    site.copy("app", "before")
-    site.run("db.migrate")
-    site.copy("app", "after")
-    try:
+    with open_site(root, public_folder / "crashes") as site:
+        for number, (upgrade, downgrade) in enumerate(REVISIONS, 1):
+            parent = str(number - 1) if number > 1 else None
+            text = REVISION.format(id=number, parent=parent, upgrade=upgrade, downgrade=downgrade)
+            (root / "migrations" / "versions" / f"{number}.py").write_text(text)
+        for name in NAMES:
+            site.run("db.migrate", "--to", name)
+            site.copy("app", name)
         yield site
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="module")
 def states(site: Site) -> dict[str, State]:
-    """What each database reads like that nothing happened to."""
+    """What the database reads like at each revision when nothing happened to it."""
     found = {}
-    for name in ("before", "after"):
+    for name in NAMES:
         site.copy(name, "app")
-        found[name] = site.state()
-    assert found["before"] != found["after"]
+        found[name] = read_state(site)
+    assert len(set(found.values())) == len(REVISIONS)
     return found
 
 
+@pytest.fixture(scope="module")
+def usual_seconds() -> dict[str, float]:
+    """How long each case takes when nobody disturbs it, once that was seen."""
+    return {}
+
+
+# From which revision, by which task, to which.
 CASES: dict[str, tuple[str, tuple[str, ...], str]] = {
-    "migrate": ("before", ("db.migrate",), "after"),
-    "rollback": (
-        "after",
-        ("db.rollback", "--to", "1", "--yes", "--allow-data-loss", "--no-backup"),
-        "before",
-    ),
-    "backup": ("after", ("db.backup", "--keep", "3"), "after"),
-    "restore": ("before", ("db.restore", "--yes"), "after"),
+    "migrate": ("1", ("db.migrate",), "5"),
+    "index": ("2", ("db.migrate", "--to", "3"), "3"),
+    "backfill": ("3", ("db.migrate", "--to", "4"), "4"),
+    "rollback": ("5", ("db.rollback", "--to", "1", "--yes", "--allow-data-loss", "--no-backup"), "1"),
+    "backup": ("5", ("db.backup", "--keep", "3"), "5"),
+    "restore": ("1", ("db.restore", "--yes"), "5"),
 }
 
 
-@pytest.mark.parametrize("victim", ["process", "server"])
+@pytest.mark.parametrize("victim", VICTIMS)
 @pytest.mark.parametrize("case", CASES)
 def test_next_run_finishes_what_a_crash_cut_off(
-    site: Site, states: dict[str, State], case: str, victim: str
+    site: Site, states: dict[str, State], usual_seconds: dict[str, float], case: str, victim: str
 ) -> None:
     start, task, goal = CASES[case]
     if case == "restore":
-        site.copy("after", "app")
+        site.copy("5", "app")
         site.run("db.backup")
-    site.copy(start, "app")
-    began = time.monotonic()
-    site.run(*task)
-    seconds = time.monotonic() - began
+    if case not in usual_seconds:
+        site.copy(start, "app")
+        began = time.monotonic()
+        site.run(*task)
+        usual_seconds[case] = time.monotonic() - began
     choose = random.Random(f"{SEED} {case} {victim}")
     for number in range(MOMENTS):
         site.copy(start, "app")
-        moment = choose.uniform(0, seconds)
+        moment = choose.uniform(0, usual_seconds[case])
         site.crash(moment, victim, *task)
-        where = f"CRASH_SEED={SEED}, moment {number}: {moment:.3f} of {seconds:.3f} s"
+        where = f"CRASH_SEED={SEED}, moment {number}: {moment:.3f} of {usual_seconds[case]:.3f} s"
         done = site.cli.invoke(*task)
         assert done.returncode == 0, (where, done.stderr)
-        assert site.state() == states[goal], where
+        assert read_state(site) == states[goal], where
         if case == "backup":
             listed = site.cli.invoke("db.backups", "--verify")
             assert listed.returncode == 0, (where, listed.stdout, listed.stderr)
-        assert site.cli.invoke("db.status").returncode == (0 if goal == "after" else 5), where
+        assert site.cli.invoke("db.status").returncode == (0 if goal == "5" else 5), where

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
-from tests.engine.reembed.conftest import Model, add_notes, begin, value
+from tests.engine.reembed.application import Client, add_first_notes
+from tests.engine.reembed.conftest import Model, begin, value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,67 +17,12 @@ if TYPE_CHECKING:
     from rag_factory.database.url import DatabaseUrl
     from tests.engine.reembed.conftest import Session
 
-WHICH = """
-    SELECT EXISTS (SELECT FROM pg_attribute
-                   WHERE attrelid = 'notes'::regclass AND attname = 'embedding_old' AND NOT attisdropped)
-"""
-NEAREST = "SELECT content FROM notes WHERE embedding IS NOT NULL ORDER BY embedding <=> %s::vector LIMIT 3"
-UPDATES = "UPDATE notes SET content = %s, embedding = %s::vector WHERE note_id = %s"
 SWAPS = 6
-
-
-class Client:
-    """One connection of the application. Every statement is prepared at its first use."""
-
-    def __init__(self, url: DatabaseUrl, seed: int) -> None:
-        self.connection = psycopg.connect(url.plain, autocommit=True, prepare_threshold=0)
-        self.random = random.Random(seed)
-        self.models = {False: Model(8), True: Model(16)}
-        self.done = {False: 0, True: 0}
-
-    def vector_and(self, text: str, work: Callable[[str], None]) -> None:
-        """Embed with the model that the column has, and work while it has it: the how-to's way."""
-        which = bool(self.connection.execute(WHICH).fetchone()[0])  # type: ignore[index] # one row
-        vector = self.models[which].vector(text)
-        with self.connection.transaction():
-            self.connection.execute("LOCK TABLE notes IN ACCESS SHARE MODE")
-            if bool(self.connection.execute(WHICH).fetchone()[0]) == which:  # type: ignore[index] # one row
-                work(vector)
-                self.done[which] += 1
-
-    def search(self) -> None:
-        number = self.random.randrange(50)
-
-        def work(vector: str) -> None:
-            found = self.connection.execute(NEAREST, (vector,)).fetchall()
-            assert found[0][0] == f"constant note number {number}"
-
-        self.vector_and(f"constant note number {number}", work)
-
-    def write(self) -> None:
-        text, note = f"written {self.random.random()}", self.random.randrange(51, 100)
-        kind = self.random.randrange(3)
-        if kind == 0:
-            self.connection.execute("UPDATE notes SET stars = stars + 1 WHERE note_id = %s", (note,))
-        elif kind == 1:
-            self.vector_and(text, lambda vector: self._execute(UPDATES, text, vector, note))
-        else:
-            insert = "INSERT INTO notes (content, embedding) VALUES (%s, %s::vector)"
-            self.vector_and(text, lambda vector: self._execute(insert, text, vector))
-
-    def read(self) -> None:
-        rows = self.connection.execute("SELECT note_id, content FROM notes WHERE note_id <= 50").fetchall()
-        assert len(rows) == 50
-        self.done = {which: number + 1 for which, number in self.done.items()}
-
-    def _execute(self, query: str, *values: object) -> None:
-        self.connection.execute(query.encode(), values)
 
 
 def test_no_query_fails_while_the_columns_are_swapped(notes: Session, database_url: DatabaseUrl) -> None:
     notes.execute("TRUNCATE notes; ALTER TABLE notes ALTER note_id RESTART")
-    add_notes(notes, [f"constant note number {number}" for number in range(50)])
-    add_notes(notes, [f"other {number}" for number in range(50)])
+    add_first_notes(notes, 100)
     changer = begin(notes)
     changer.make_ready()
     over, failures = threading.Event(), []

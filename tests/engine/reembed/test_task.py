@@ -250,3 +250,17 @@ def test_second_run_is_refused(models: Tasks, notes: Session, database_url: Data
         )
         models.succeed("db.reembed", "--status")
         first.when(lambda: True)
+
+
+def test_table_that_stays_in_use_is_told(models: Tasks, notes: Session, database_url: DatabaseUrl) -> None:
+    limits = ("--wait", "0.2")
+    with psycopg.connect(database_url.plain, application_name="report") as other:
+        says = rf'"notes" is in use: pid {other.info.backend_pid}, app, idle in transaction.*give it longer'
+        for options in ((*BEGIN, "models:New"), ("--cut-over",)):
+            before = read_schema(notes)
+            other.execute("SELECT count(*) FROM notes")
+            models.fail(8, "db.reembed", *options, *limits, says=says, DB_LOCK_TIMEOUT_SECONDS="0.05")
+            assert read_schema(notes) == before
+            other.rollback()
+            models.succeed("db.reembed", *options)
+    assert value(notes, "SELECT vector_dims(embedding) FROM notes LIMIT 1") == 16

@@ -105,7 +105,7 @@ def test_blocker_that_never_goes_is_named(
     tasks: Tasks, database_url: DatabaseUrl, write_revision: WriteRevision
 ) -> None:
     tasks.succeed("db.migrate")
-    write_revision("003", "002", "ALTER TABLE documents ADD more int")
+    write_revision("003", "002", "ALTER TABLE documents ADD more int", "ALTER TABLE documents DROP more")
     with psycopg.connect(database_url.plain, application_name="report") as writer:
         writer.execute("INSERT INTO documents (filename) VALUES ('a')")
         limits = ("--lock-timeout", "0.1", "--retries", "0")
@@ -115,6 +115,12 @@ def test_blocker_that_never_goes_is_named(
         said = tasks.fail(8, "db.migrate", *limits, says=f"Applying 003 .*lock timeout.*{held}.*is at 002")
         assert said.endswith(
             f"SELECT pg_terminate_backend({writer.info.backend_pid})), then run the task again."
+        )
+        writer.rollback()
+        tasks.succeed("db.migrate")
+        writer.execute("INSERT INTO documents (filename) VALUES ('a')")
+        tasks.fail(
+            8, "db.rollback", "--yes", *limits, says=f"Taking back 003 .*lock timeout.*{held}.*is at 003"
         )
     for option, text in (("--lock-timeout", "0"), ("--statement-timeout", "x"), ("--retries", "-1")):
         tasks.fail(2, "db.migrate", f"{option}={text}", says=f"^{option} is {text}, and must be")

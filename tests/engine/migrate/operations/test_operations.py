@@ -230,14 +230,37 @@ def test_lock_is_tried_again_until_its_holder_is_done(database: Database) -> Non
     assert any("CHECK ((pages > 0))" in line for line in database.schema())
 
 
-def test_holder_that_never_goes_is_named(database: Database) -> None:
+READS, WRITES = "SELECT count(*) FROM books", "UPDATE books SET n = 1 WHERE id = 500"
+HELD: dict[str, tuple[str, Callable[[Any], object]]] = {
+    "not null": (READS, lambda op: op.set_not_null_online("books", "pages")),
+    "null": (READS, lambda op: op.drop_not_null_online("books", "n")),
+    "check": (READS, lambda op: op.add_check_online("positive", "books", "pages > 0")),
+    "key": (
+        WRITES,
+        lambda op: op.add_foreign_key_online("fk", "books", "authors", ["author_id"], ["id"]),
+    ),
+    "unique": (READS, lambda op: op.add_unique_online("one", "books", ["pages"])),
+    "constraint": (READS, lambda op: op.drop_constraint_online("books_pkey", "books", "primary")),
+    "backfill": (WRITES, lambda op: op.backfill("books", "pages = 0", batch_rows=100)),
+}
+
+
+@pytest.mark.parametrize(("holds", "work"), HELD.values(), ids=HELD)
+def test_holder_that_never_goes_is_named(
+    database: Database, monkeypatch: pytest.MonkeyPatch, holds: str, work: Callable[[Any], object]
+) -> None:
+    # A backfill has the patience of a minute.
+    monkeypatch.setattr("rag_factory.migrate.backfill.ATTEMPTS", 2)
     with database.engine.connect() as blocker:
-        blocker.exec_driver_sql("SELECT count(*) FROM books")
+        blocker.exec_driver_sql(holds)
         pid = blocker.exec_driver_sql("SELECT pg_backend_pid()").scalar()
         with pytest.raises(
-            LockedError, match=rf"no lock on books in 10 attempts.*pid {pid} .*idle in transac"
+            LockedError, match=rf"no lock on .*books.* in \d+ attempts.*pid {pid} .*idle in transac"
         ):
-            database.run(lambda op: op.drop_not_null_online("books", "n"), lock_timeout="5ms")
+            database.run(work, lock_timeout="5ms")
+        blocker.rollback()
+        # What was begun is no obstacle to the next run.
+        database.run(work)
 
 
 def test_index_waits_for_older_transactions_past_the_lock_timeout(database: Database) -> None:
