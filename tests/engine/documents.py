@@ -114,7 +114,7 @@ def run_page(page: Path, cli: CommandLine) -> Iterator[str]:
         elif block.kind == "console":
             for command in read_commands(block):
                 script = f"exec 2>&1\n{_in_this_environment(command.text)}"
-                done = cli.run("bash", "-c", script, PATH=path, COLUMNS="110")
+                done = cli.run("bash", "-c", script, PATH=path, COLUMNS="110", HOME=str(cli.root))
                 if done.returncode:
                     yield f"{where}: {command.text}ended with {done.returncode}:\n{done.stdout}"
                     continue
