@@ -13,6 +13,9 @@ from pydantic import SecretStr
 from rag_factory import errors
 from rag_factory.database.config import URLS, DatabaseConfig
 from rag_factory.database.sources import OLD_NAMES
+from rag_factory.migrate.history import History
+from rag_factory.migrate.inspection.diagram import draw_revisions
+from rag_factory.migrate.project import Project
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +39,7 @@ CODES = {
     9: "the backup failed, nothing was changed",
     10: "left-overs: an INVALID index, a half-applied revision",
     130: "interrupted by Ctrl-C; what the task says then is how things stand",
+    143: "likewise, by SIGTERM",
 }
 
 
@@ -48,6 +52,7 @@ def generate() -> dict[Path, str]:
         "sessions": sessions_page(ROOT / "noxfile.py"),
         "settings": settings_page(),
         "errors": errors_page(),
+        "revisions": revisions_page(),
     }
     return {DOCS / "reference" / f"{name}.md": f"{MADE}\n{text}" for name, text in pages.items()}
 
@@ -127,6 +132,16 @@ def errors_page() -> str:
         if inspect.isclass(kind) and issubclass(kind, errors.RagFactoryError):
             first = (kind.__doc__ or "").strip().partition("\n\n")[0]
             lines.append(f"| `{name}` | {kind.exit_code} | {' '.join(first.split())} |")
+    return "\n".join(lines) + "\n"
+
+
+def revisions_page() -> str:
+    """The revisions that ship, each after what it stands on."""
+    history = History.read(Project(ROOT))
+    lines = ["# The revisions", ""]
+    lines += ["What `invoke db.migrate` applies, from top to bottom; what they come to is [the"]
+    lines += ["schema](../database/SCHEMA.md). A picture of yours: `invoke db.diagram --revisions`.", ""]
+    lines += ["```mermaid", draw_revisions(history).rstrip(), "```"]
     return "\n".join(lines) + "\n"
 
 

@@ -82,7 +82,7 @@ def _run_revisions(
                 made[step.revision.id] = read_items(session, rights=False)
 
         made[None] = read_items(session, rights=False)
-        runner = Runner(scratch, project, history, on_applied=on_applied)
+        runner = Runner(scratch, project, history, on_applied=on_applied, keep_ledger=False)
         for head in history.heads:
             runner.upgrade(head)
     # All but the first has the version table, which says nothing.

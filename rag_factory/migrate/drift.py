@@ -51,7 +51,7 @@ def find_drift(target: Target, project: Project, history: History, *, grants: bo
     first, *others = revisions or (None,)
     with migrated_scratch(target, project, history, first) as scratch:
         for revision in others:
-            Runner(scratch, project, history).upgrade(revision)
+            Runner(scratch, project, history, keep_ledger=False).upgrade(revision)
         wanted, _, scratch_major = read_target(scratch, project, rights=grants)
         differences = compare(
             items,

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.engine.written_commands import only_read
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -84,12 +86,26 @@ def read_commands(block: Block) -> Iterator[Command]:
     yield Command(command, output)
 
 
+def is_run(block: Block) -> bool:
+    """Whether a block is done: not one that says why not, and none with a command that is only read."""
+    if block.not_run is not None or (block.kind != "console" and block.title is None):
+        return False
+    return block.title is not None or not any(
+        only_read(_in_this_environment(command.text)) for command in read_commands(block)
+    )
+
+
+def _in_this_environment(line: str) -> str:
+    """A command as it is in the checkout's own environment: uv would make another one."""
+    return line.replace("pip install uv && uv run ", "").replace("uv run ", "")
+
+
 def run_page(page: Path, cli: CommandLine) -> Iterator[str]:
     """Do what a page does, from top to bottom. Yields what went otherwise than it says."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for block in read_blocks(page):
         where = f"{page.name}, line {block.line}"
-        if block.not_run is not None:
+        if not is_run(block):
             continue
         if block.title is not None:
             file = cli.root / block.title
@@ -97,9 +113,8 @@ def run_page(page: Path, cli: CommandLine) -> Iterator[str]:
             file.write_text(block.text, encoding="utf-8")
         elif block.kind == "console":
             for command in read_commands(block):
-                # In the checkout's own environment: uv would make another one.
-                script = f"exec 2>&1\n{command.text.replace('uv run ', '')}"
-                done = cli.run("bash", "-c", script, PATH=path, COLUMNS="110")
+                script = f"exec 2>&1\n{_in_this_environment(command.text)}"
+                done = cli.run("bash", "-c", script, PATH=path, COLUMNS="110", HOME=str(cli.root))
                 if done.returncode:
                     yield f"{where}: {command.text}ended with {done.returncode}:\n{done.stdout}"
                     continue

@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def started(
-    cli: CommandLine, *arguments: str, module: str = "invoke", **environment: str
+    cli: CommandLine, *arguments: str, module: str = "invoke", session: bool = False, **environment: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """Start `invoke`, or another module of Python's, and kill it at the end if it still runs."""
+    """Start `invoke`, or another module of Python's, and kill it at the end if it still runs.
+
+    session: in a process group of its own, as a terminal starts it.
+    """
     with subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=cli.root,
@@ -30,6 +33,7 @@ def started(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=session,
     ) as process:
         try:
             yield process

@@ -9,24 +9,35 @@ import pytest
 
 from rag_factory.server import EmbeddedServer
 from tests.conftest import ROOT, CommandLine
-from tests.engine.documents import agrees, find_indented, read_blocks, read_commands, run_page
+from tests.engine.documents import agrees, find_indented, is_run, read_blocks, read_commands, run_page
+from tests.engine.written_commands import read_inline, wrong_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-PAGES = [*sorted((ROOT / "docs").rglob("*.md"))]
+OUTSIDE = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "tests" / "README.md",
+    ROOT / "benchmarks" / "README.md",
+    ROOT / "rag_factory" / "template" / "project" / "README.md",
+]
+PAGES = [*OUTSIDE, *sorted((ROOT / "docs").rglob("*.md"))]
 # Their blocks are run by tests of their own, which take them out of the page.
 TESTED_ELSEWHERE = {
-    "howto/change-the-embedding-model.md": "tests/integration/tasks/test_change_the_model.py",
-    "howto/many-tenants.md": "tests/integration/database/test_row_security.py",
-    "howto/smaller-vector-indexes.md": "tests/integration/database/test_smaller_indexes.py",
-    "howto/use-an-embedding-model.md": "tests/unit/services/test_howto.py",
+    "docs/howto/change-the-embedding-model.md": "tests/integration/tasks/test_change_the_model.py",
+    "docs/howto/many-tenants.md": "tests/integration/database/test_row_security.py",
+    "docs/howto/smaller-vector-indexes.md": "tests/integration/database/test_smaller_indexes.py",
+    "docs/howto/use-an-embedding-model.md": "tests/unit/services/test_howto.py",
+    "tests/README.md": "tests/engine/testing/test_readme.py",
 }
 
 
 def name(page: Path) -> str:
-    return page.relative_to(ROOT / "docs").as_posix()
+    return page.relative_to(ROOT).as_posix()
 
 
 # A picture or a machine's answer is looked at, not run.
@@ -34,7 +45,7 @@ SHOWN = {"mermaid", "text", "json"}
 RUN = [
     page
     for page in PAGES
-    if any(block.kind == "console" and not block.not_run for block in read_blocks(page))
+    if any(block.kind == "console" and is_run(block) for block in read_blocks(page))
     and name(page) not in TESTED_ELSEWHERE
 ]
 
@@ -73,6 +84,36 @@ def test_every_block_is_run_or_says_why_not(page: Path) -> None:
     for block in read_blocks(page):
         run = block.kind == "console" or block.title is not None
         assert run or block.not_run or block.kind in SHOWN, f"line {block.line}: {block.kind}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_command_is_one_that_there_is(page: Path) -> None:
+    """Of those that nothing runs: in blocks that are read only, and in sentences."""
+    blocks = [block for block in read_blocks(page) if block.kind == "console" and not is_run(block)]
+    lines = [command.text for block in blocks for command in read_commands(block)]
+    wrong = [problem for line in (*lines, *read_inline(page)) for problem in wrong_in(line)]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("invoke db.migrat", "no task db.migrat"),
+        ("uv run invoke db.plan --markdwon > file", "no option --markdwon"),
+        ("DB_NAME=x invoke --lits", "no option --lits"),
+        ("uv run nox -s tests lnit", "no session lnit"),
+        ("uvx nox -s lint && pytest --shrad 1/2", "no option --shrad"),
+        ("pytest tests/nothing", "no file tests/nothing"),
+        ("python benchmarks/none.py", "no file benchmarks/none.py"),
+        ("python -m benchmarks.stalls --ones", "no option --ones"),
+        ("rag-factory new my-app --witohut chat", "no option --witohut"),
+        ("rag-factory renew", "no command renew"),
+        ("make all", "make is not known here"),
+    ],
+)
+def test_command_that_is_not_there_is_found(line: str, problem: str) -> None:
+    (found,) = wrong_in(line)
+    assert problem in found
 
 
 def test_runner_tells_what_is_not_so(tmp_path: Path, reader: CommandLine) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -128,10 +129,10 @@ def test_nothing_is_permitted_that_a_job_does_not_ask_for(path: Any) -> None:
     workflow = read(path.name)
     assert workflow["permissions"] == {}
     for job in workflow["jobs"].values():
-        allowed = {"contents": "read"}
+        allowed = [{}, {"contents": "read"}]
         if path.stem == "release":
-            allowed["id-token"] = "write"
-        assert job["permissions"] in ({}, allowed)
+            allowed.append({"id-token": "write"})
+        assert job["permissions"] in allowed
 
 
 @pytest.mark.parametrize("job", every("job"))
@@ -155,20 +156,38 @@ def test_pin_says_its_version() -> None:
                 assert re.search(r"@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line), line
 
 
-def test_release_is_tested_and_approved_before_it_is_published() -> None:
+def test_release_is_tested_before_somebody_approves_it() -> None:
     workflow = read("release.yml")
     assert workflow[True] == {"push": {"tags": ["v*"]}}, "YAML reads the key on as true"
-    (job,) = workflow["jobs"].values()
-    assert job["environment"] == "release"
-    runs = [step["run"] for step in job["steps"] if "run" in step]
-    assert [run.split()[:2] for run in runs] == [
-        ["test", '"v$(uv'],
-        ["uvx", "nox"],
-        ["uv", "build"],
-        ["uv", "publish"],
-    ]
-    assert set(runs[1].split()[3:]) <= session_names()
+    build, publish = workflow["jobs"].values()
+    assert (publish["needs"], publish["environment"]) == ("build", "release")
+    check, nox, made = [step["run"] for step in build["steps"] if "run" in step]
+    assert set(nox.split()[3:]) <= session_names()
+    assert made == "uv build"
+    assert "GITHUB_REF_NAME" in check
+    # What may publish runs nothing of the repository.
+    runs = [step["run"] for step in publish["steps"] if "run" in step]
+    assert runs == ["uv publish --trusted-publishing always"]
+    assert not [step for step in publish["steps"] if "checkout" in step.get("uses", "")]
     assert "secrets." not in str(workflow)
+
+
+@pytest.mark.parametrize(("tag", "passes"), [("v{}", True), ("v{}0", False), ("{}", False)])
+def test_release_has_a_tag_of_its_version_and_a_paragraph(tmp_path: Path, tag: str, passes: bool) -> None:
+    script = next(step["run"] for step in read("release.yml")["jobs"]["build"]["steps"] if "run" in step)
+    uv = tmp_path / "uv"
+    uv.write_text(f"#!/bin/sh\necho {version('rag-factory')}\n")
+    uv.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", script],
+        cwd=ROOT,
+        env={
+            "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+            "GITHUB_REF_NAME": tag.format(version("rag-factory")),
+        },
+        check=False,
+    )
+    assert (done.returncode == 0) == passes
 
 
 def test_pull_request_gets_the_plan_of_its_revisions(cli: CommandLine, tmp_path: Path) -> None:

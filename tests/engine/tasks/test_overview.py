@@ -34,10 +34,22 @@ def test_invoke_alone_shows_each_task_once_under_its_area(cli: CommandLine) -> N
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_script_is_there_for_each_shell(cli: CommandLine, shell: str) -> None:
-    script = cli.invoke("--print-completion-script", shell)
-    assert script.returncode == 0
-    assert "invoke" in script.stdout
+def test_completion_of_each_shell_asks_for_tasks_and_options(
+    cli: CommandLine, tmp_path: Path, shell: str
+) -> None:
+    """The script's own question to invoke, with the words so far put in as that shell does."""
+    script = cli.invoke("--print-completion-script", shell).stdout
+    words = {"bash": "${COMP_WORDS[*]}", "zsh": "${words}", "fish": "(commandline --tokenize)"}[shell]
+    assert f"--complete -- {words}" in script
+    tasks = cli.invoke("--complete", "--", "invoke", "db.rollb").stdout.split()
+    assert {"db.rollback", "env.check"} <= set(tasks)
+    assert "--steps" in cli.invoke("--complete", "--", "invoke", "db.rollback", "--").stdout.split()
+    if program := shutil.which(shell):
+        # That it can be read, where there is that shell.
+        path = tmp_path / f"completion.{shell}"
+        path.write_text(script)
+        done = cli.run(program, "-n", str(path))
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_completion_in_bash_knows_tasks_and_options(cli: CommandLine, tmp_path: Path) -> None:

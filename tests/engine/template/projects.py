@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rag_factory.template.creation import make_plan
+from rag_factory.template.manifest import read_manifest
 from rag_factory.template.tree import build_tree
 from tests.conftest import ROOT, clean_environment
 from tests.engine.template.foreign import FLEET, LIBRARY, write
@@ -26,12 +27,8 @@ if TYPE_CHECKING:
 
 SUBJECTS = ("audit", "chat", "tenancy")
 CHOICES = [",".join(each) for number in range(4) for each in combinations(SUBJECTS, number)]
-FULLY = ["", "tenancy", "audit,chat,tenancy"]
 LONG_NAME = "a-name-as-long-as-it-may-be-30"
 BEHIND = 5
-# What a project does with tasks of the engine that are there by now: the place to add one is here.
-BEFORE_MIGRATING = ("db.plan",)
-AFTER_MIGRATING = ("db.check", "db.drift")
 # Not of the environment that this runs in.
 FOREIGN = ("VIRTUAL_ENV", "PYTHONPATH", "NOX_", "UV_PROJECT", "COVERAGE_")
 COLUMN = "    content_hash: Mapped[str | None] = mapped_column(Text)\n"
@@ -70,13 +67,6 @@ class Place:
         """Run `rag-factory` of the wheel, from nowhere: a newcomer has no environment yet."""
         return self.run("uvx", "--isolated", "--from", str(self.wheel), "rag-factory", *command, code=code)
 
-    def tasks(self, *names: str) -> None:
-        """Run those of these tasks that the engine has."""
-        listed = self.uv("invoke", "--list")
-        for name in names:
-            if re.search(rf"^\s*{re.escape(name)}\b", listed, re.MULTILINE):
-                self.uv("invoke", name)
-
 
 def build(source: Path, folder: Path) -> Path:
     """Build the wheel of a checkout."""
@@ -104,27 +94,32 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def older_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of the last release; before there is one, that of this checkout with a lower version."""
+    """The wheel of the last release.
+
+    Before there is one: of the tree before the last change of a file that a project has as its own, or of
+    this one in a shallow clone, which lacks it. Either with a lower version, and one line less of settings.
+    """
     source = tmp_path_factory.mktemp("older")
-    described = subprocess.run(
-        ["git", "describe", "--tags", "--abbrev=0", "--match", "v*", "HEAD^"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if described.returncode == 0:
-        command = ["git", "archive", "--output", str(source / "tree.tar"), described.stdout.strip()]
-        subprocess.run(command, cwd=ROOT, check=True)
-        shutil.unpack_archive(source / "tree.tar", source)
-    else:
-        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
-        for name in filter(None, listed.stdout.decode().split("\0")):
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, source / name)
-        pyproject = source / "pyproject.toml"
+    release = git("describe", "--tags", "--abbrev=0", "--match", "v*", "HEAD^")
+    changed = git("log", "-1", "--format=%H", "--", *read_manifest().own)
+    commit = release or git("rev-parse", "--verify", "--quiet", f"{changed}^") or "HEAD"
+    subprocess.run(["git", "archive", "--output", str(source / "tree.tar"), commit], cwd=ROOT, check=True)
+    shutil.unpack_archive(source / "tree.tar", source)
+    if not release:
+        pyproject, example = source / "pyproject.toml", source / ".env.example"
         text = pyproject.read_text(encoding="utf-8")
         found = re.search(r'^version = "(.+)"$', text, re.MULTILINE)
         assert found
         pyproject.write_text(text.replace(found[0], f'version = "{older(found[1])}"', 1), encoding="utf-8")
+        lines = example.read_text(encoding="utf-8").splitlines(keepends=True)
+        example.write_text("".join(lines[:-1]), encoding="utf-8")
     return build(source, tmp_path_factory.mktemp("older_wheel"))
+
+
+def git(*arguments: str) -> str:
+    """What git says in this checkout; nothing where it fails."""
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 @pytest.fixture
@@ -157,24 +152,6 @@ def new(place: Place) -> Callable[[str, str], Place]:
     return make
 
 
-@pytest.mark.parametrize("without", FULLY)
-def test_project_does_all_that_a_project_does(new: Callable[[str, str], Place], without: str) -> None:
-    project = new("my-app", without)
-    project.uv("invoke", "db.migrate")
-    models = project.folder / "my_app" / "database" / "models" / "documents.py"
-    text = models.read_text()
-    assert text.count(COLUMN) == 1
-    models.write_text(text.replace(COLUMN, COLUMN + COLUMN.replace("content_hash", "language")))
-    written = project.uv("invoke", "db.revision", "-m", "language of a document")
-    [revision] = (project.folder / "migrations" / "versions").glob("*language_of_a_document.py")
-    assert "language" in revision.read_text(), written
-    project.uv("ruff", "format", str(revision))
-    project.tasks(*BEFORE_MIGRATING)
-    project.uv("invoke", "db.migrate")
-    project.tasks(*AFTER_MIGRATING)
-    project.uv("nox", "-s", "tests", "lint", "typecheck")
-
-
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """One environment for projects that only differ in their own files: mypy then reads the others' once."""
@@ -182,19 +159,29 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {"UV_PROJECT_ENVIRONMENT": str(folder / "venv"), "MYPY_CACHE_DIR": str(folder / "mypy")}
 
 
-@pytest.mark.parametrize("without", [choice for choice in CHOICES if choice not in FULLY])
-def test_project_without_some_subjects_is_whole(
+def work_on(project: Place) -> None:
+    """What a team does: a revision of its own, its plan, the migration, the checks, and the sessions."""
+    [models] = project.folder.glob("*/database/models/documents.py")
+    text = models.read_text()
+    assert text.count(COLUMN) == 1
+    models.write_text(text.replace(COLUMN, COLUMN + COLUMN.replace("content_hash", "language")))
+    written = project.uv("invoke", "db.revision", "-m", "language of a document")
+    [revision] = (project.folder / "migrations" / "versions").glob("*language_of_a_document.py")
+    assert "language" in revision.read_text(), written
+    project.uv("ruff", "format", str(revision))
+    assert "language of a document: short lock" in project.uv("invoke", "db.plan")
+    project.uv("invoke", "db.migrate")
+    project.uv("invoke", "db.check", "db.drift")
+    project.uv("nox", "-s", "tests", "lint", "typecheck")
+
+
+@pytest.mark.parametrize("without", CHOICES)
+def test_project_does_all_that_a_project_does(
     new: Callable[[str, str], Place], shared: dict[str, str], without: str
 ) -> None:
-    project = new(LONG_NAME if without == "chat" else "my-app", without)
-    project = replace(project, environment=shared)
+    project = replace(new(LONG_NAME if without == "chat" else "my-app", without), environment=shared)
     project.uv("invoke", "db.migrate")
-    project.tasks(*AFTER_MIGRATING)
-    project.uv("ruff", "check")
-    project.uv("ruff", "format", "--check")
-    project.uv("mypy")
-    collected = project.uv("pytest", "--collect-only", "--quiet")
-    assert re.search(r"\d+ tests collected", collected), collected
+    work_on(project)
 
 
 def test_project_of_an_older_release_is_updated(place: Place, older_wheel: Path) -> None:
@@ -202,16 +189,24 @@ def test_project_of_an_older_release_is_updated(place: Place, older_wheel: Path)
     old.engine("new", "my-app")
     old, project = (replace(each, folder=place.folder / "my-app") for each in (old, place))
     old.uv("invoke", "db.migrate")
-    before = re.search(r'template_version = "(.+)"', (project.folder / "pyproject.toml").read_text())
+    pyproject = project.folder / "pyproject.toml"
+    before = re.search(r'template_version = "(.+)"', pyproject.read_text())
     assert before
     project.run("uv", "sync", "--upgrade-package", "rag-factory")
     said = project.uv("rag-factory", "upgrade", "--check", code=BEHIND)
-    assert f"The project's files are as of {before[1]}, the engine is " in said
-    project.uv("invoke", "db.migrate")
-    project.tasks(*AFTER_MIGRATING)
-    project.uv(
-        "pytest", "-q", "tests/unit/database/test_models.py", "tests/integration/database/test_database.py"
-    )
+    found = re.search(rf"The project's files are as of {before[1]}, the engine is (.+)\.", said)
+    assert found, said
+    differing = re.findall(r"^differs from the template: (.+)$", said, re.MULTILINE)
+    assert differing, "the older tree has the same own files"
+    # With its old files first, then as the release asks.
+    project.uv("invoke", "db.migrate", "db.check", "db.drift")
+    tree = build_tree(make_plan("my-app"))
+    for path in differing:
+        (project.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (project.folder / path).write_bytes(tree[path])
+    pyproject.write_text(pyproject.read_text().replace(before[0], before[0].replace(before[1], found[1])))
+    assert "asks for nothing more" in project.uv("rag-factory", "upgrade", "--check")
+    work_on(project)
 
 
 @pytest.mark.parametrize("files", [FLEET, LIBRARY], ids=["fleet", "library"])
@@ -225,11 +220,10 @@ def test_project_of_others_adopts_the_engine(place: Place, files: dict[str, str]
         added = ["from pathlib import Path", *by_hand, "namespace.add_task(lend)"]
         with (place.folder / "tasks.py").open("a") as file:
             file.write("\n".join(["", *added, ""]))
-    if files is FLEET:
-        place.uv("invoke", "db.create")
-        place.tasks(*BEFORE_MIGRATING)
+    place.uv("invoke", "db.create")
+    assert re.search(r"\d revisions? to ", place.uv("invoke", "db.plan"))
     place.uv("invoke", "db.migrate")
-    place.tasks(*AFTER_MIGRATING)
+    place.uv("invoke", "db.check", "db.drift")
     assert "2 passed" in place.uv("pytest", "-q", "-n", "2")
     place.uv("invoke", "db.rollback", "--all", "--yes", "db.migrate")
     if files is FLEET:
