@@ -45,6 +45,8 @@ SMALL = [f"op.execute('CREATE TABLE small_{number} (id int)')" for number in ran
 ONE, ALL = "one `invoke db.migrate`", f"{MIGRATORS} `invoke db.migrate` at once"
 ALEMBIC_ONE, ALEMBIC_ALL = "one `alembic upgrade head`", f"{MIGRATORS} `alembic upgrade head` at once"
 FLOOR = f"{MIGRATORS} Pythons that connect and leave"
+# On a slow machine, the one that works may take longer than the others wait by default.
+WAIT = ("--wait", "3600")
 CONNECT = "import sys, psycopg; psycopg.connect(sys.argv[1]).close()"
 
 
@@ -99,7 +101,7 @@ def measure(
     def rival(name: str, count: int, upgrades: Sequence[str], *, plain: bool) -> Callable[[], float]:
         def run() -> float:
             with temporary_folder() as folder, database(server, empty=empty) as url:
-                command = write_project(folder, url, upgrades, usual=plain)
+                command = [*write_project(folder, url, upgrades, usual=plain), *([] if plain else WAIT)]
                 seconds, ends = run_at_once(command, folder, url, count)
                 if not plain:
                     check(url, ends, len(upgrades))

@@ -14,7 +14,7 @@ from rag_factory.errors import UsageError
 from rag_factory.migrate.position import Position, State, find_key, read_state
 from rag_factory.migrate.progress import Progress
 from rag_factory.migrate.retry import Patience
-from rag_factory.migrate.session import quote
+from rag_factory.migrate.session import DATABASE_ERRORS, as_text, quote, sqlstate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,10 +26,14 @@ FEWEST_ROWS, MOST_ROWS = 10, 50_000
 # Others that write one of a batch's rows wait for its end: for the batch, and for the lock that it waits for.
 BATCH_SECONDS = 0.2
 LOCK_TIMEOUT_SECONDS = 0.2
+# A batch that takes so many times as long as it should, its wait for a lock included, is ended by the server
+# and tried again in halves: a machine that is slow all at once makes nobody wait longer.
+TIMES_TOO_LONG = 2.5
 # About a minute of waiting for one row that somebody holds.
 ATTEMPTS = 65
 LONGEST_PAUSE_SECONDS = 1.0
 MOST_PASSES = 100
+QUERY_CANCELED = "57014"
 _LAG_POLL_SECONDS = 0.5
 _LAG = "SELECT max(extract(epoch FROM replay_lag)) FROM pg_stat_replication"
 _SETTINGS = {
@@ -132,9 +136,9 @@ class _Run:
         if isinstance(self.backfill.change, Compute):
             self._computed_batch(self.backfill.change)
             return
-        statement = self._retried(self._next_update)
+        moved = self._retried(self._next_update)
         seconds = max(time.monotonic() - began, 0.001)
-        if statement:
+        if moved:
             factor = min(2.0, max(0.5, self.backfill.batch_seconds / seconds))
             self.batch_rows = min(MOST_ROWS, max(FEWEST_ROWS, round(self.batch_rows * factor)))
 
@@ -169,12 +173,19 @@ class _Run:
             *([key.until(until)] if until else []),
             *([f"({backfill.where})"] if backfill.where else []),
         ]
-        return self._apply(
-            f"UPDATE {backfill.table} SET {backfill.change} WHERE {' AND '.join(rows)}",
-            until,
-            walked=self.batch_rows if until else 0,
-            given=None,
-        )
+        update = f"UPDATE {backfill.table} SET {backfill.change} WHERE {' AND '.join(rows)}"
+        walked = self.batch_rows if until else 0
+        # Fewer rows would not make it quicker: then each takes what it takes.
+        limit = TIMES_TOO_LONG * backfill.batch_seconds if self.batch_rows > FEWEST_ROWS else 0
+        with self.session.settings({"statement_timeout": f"{round(limit * 1000)}ms"}):
+            began = time.monotonic()
+            try:
+                return self._apply(update, until, walked=walked, given=None)
+            except DATABASE_ERRORS as error:
+                if not limit or sqlstate(error) != QUERY_CANCELED or time.monotonic() - began < limit:
+                    raise
+        self._be_smaller()
+        return False
 
     def _computed_batch(self, compute: Compute) -> None:
         """Read the next rows, have their values worked out, and write them."""
@@ -190,7 +201,7 @@ class _Run:
         if len(values) != len(found):
             raise UsageError(f"{len(found)} rows were given, and values for {len(values)} came back.")
         given = [
-            (*row[:width], *map(_text, value))
+            (*row[:width], *map(as_text, value))
             for row, value in zip(found, values, strict=True)
             if value is not None
         ]
@@ -286,12 +297,3 @@ class _Run:
                 raise UsageError(f"{self.backfill.table} has no column {column}.")
             types.append(found)
         return types
-
-
-def _text(value: Any) -> str | None:
-    """A value as PostgreSQL reads it."""
-    if value is None or isinstance(value, str):
-        return value
-    if hasattr(value, "__iter__"):
-        return f"[{','.join(repr(float(number)) for number in value)}]"
-    return str(value)

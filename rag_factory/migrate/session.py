@@ -58,6 +58,15 @@ def quote(text: str) -> str:
     return "E'" + doubled.replace("\\", "\\\\") + "'" if "\\" in text else f"'{doubled}'"
 
 
+def as_text(value: Any) -> str | None:
+    """A value as PostgreSQL reads it: a number, a text, None, or a sequence of numbers for a vector."""
+    if value is None or isinstance(value, str):
+        return value
+    if hasattr(value, "__iter__"):
+        return f"[{','.join(repr(float(number)) for number in value)}]"
+    return str(value)
+
+
 @dataclass(frozen=True)
 class Session:
     """Runs statements one by one, each committed by itself.

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from psycopg import errors
 
 from rag_factory.errors import RagFactoryError, UsageError
 from rag_factory.migrate import backfill as module
@@ -154,6 +155,31 @@ def test_locked_row_is_waited_for_in_smaller_batches(
     assert "Backfilling books: waiting for pid" in database.notices[0]
     assert database.execute("SELECT n, pages FROM books WHERE id = 500") == [(1, -1)]
     assert _counts(database) == [(1, 1000)]
+
+
+def test_batch_that_takes_too_long_is_ended_and_tried_in_halves(
+    database: Database, session: Session, driver: psycopg.Connection[Any]
+) -> None:
+    ended: list[str] = []
+
+    def execute(statement: str) -> list[Row]:
+        try:
+            return session.execute(statement)
+        except errors.QueryCanceled:
+            ended.append(statement)
+            raise
+
+    # Some rows are slow, and one takes longer alone than a batch may.
+    slow = "pg_sleep(CASE WHEN id = 900 THEN 0.1 WHEN id % 10 = 0 THEN 0.002 ELSE 0 END)"
+    work = Backfill("b", "books", f"n = n + 1 + 0 * length({slow}::text)", batch_seconds=0.02)
+    assert work.run(replace(session, execute=execute)) == 1000
+    assert len(ended) > 1
+    assert _counts(database) == [(1, 1000)]
+    # Somebody else's cancellation is no time limit.
+    canceling = f"SELECT pg_cancel_backend({driver.info.backend_pid})"
+    work = Backfill("c", "books", f"n = n + ({canceling})::int", batch_seconds=60)
+    with pytest.raises(errors.QueryCanceled):
+        work.run(session)
 
 
 def test_replica_that_is_behind_is_waited_for(database: Database, session: Session) -> None:
