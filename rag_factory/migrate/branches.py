@@ -74,7 +74,7 @@ def _find(revisions: Iterable[Revision], text: str) -> Revision:
     if len(found) == 1:
         return found[0]
     if found:
-        names = " and ".join(each.path.name for each in found)
+        names = " and ".join(sorted(each.path.name for each in found))
         raise UsageError(f"{names} both have the id {text}.", fix="Name the file you mean.")
     raise UsageError(f"There is no revision {text!r} in this checkout.", fix="See: invoke db.history")
 

@@ -56,7 +56,10 @@ def unlock(work: Workspace, yes: bool = False, database: str | None = None) -> N
         effect = f"This ends the migrator on {place} (pid {pids}); what it has not committed is rolled back"
         work.confirm(effect, yes=yes, database=database)
         if not end_holders(session, holders):
-            raise LockedError(f"The migrator on {place} (pid {pids}) was told to end, but is still there.")
+            raise LockedError(
+                f"The migrator on {place} (pid {pids}) was told to end, but is still there.",
+                fix="Look again: invoke db.unlock",
+            )
         say(f"ended pid {pids}; the migrator lock of {place} is free")
 
 

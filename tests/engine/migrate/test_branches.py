@@ -150,6 +150,32 @@ def test_what_cannot_be_put_in_a_row_is_refused(
     assert chain(project) == before
 
 
+@pytest.mark.parametrize(
+    ("which", "says"),
+    [
+        ("002", "002_mine.py and 002_theirs.py both have the id 002. Name the file"),
+        ("002_mine.py", "003_more.py follows 002, and two files have that id"),
+    ],
+)
+def test_files_of_one_id_are_told_apart(numbered: Callable[..., Project], which: str, says: str) -> None:
+    project = numbered(
+        ("001", "", "001_first.py"), ("002", "001", "002_theirs.py"),
+        ("002", "001", "002_mine.py"), ("003", "002", "003_more.py"),
+    )  # fmt: skip
+    with pytest.raises(UsageError, match=re.escape(says)):
+        rechain(project, which, "001", applied=())
+
+
+def test_file_that_is_there_is_not_overwritten(numbered: Callable[..., Project]) -> None:
+    project = numbered(
+        ("001", "", "001_first.py"), ("002", "001", "002_theirs.py"),
+        ("002", "001", "002_mine.py"), ("x", "001", "003_mine.py"),
+    )  # fmt: skip
+    with pytest.raises(UsageError, match=r"003_mine\.py is there already\. Give that file another name"):
+        rechain(project, "002_mine.py", "002_theirs.py", applied=())
+    assert len(list((project.root / "db" / "versions").glob("*.py"))) == 4
+
+
 def test_applied_branch_is_refused_also_when_more_stands_on_it(numbered: Callable[..., Project]) -> None:
     project = numbered(("a", "", "a.py"), ("b", "a", "b.py"), ("c", "a", "c.py"), ("d", "c", "d.py"))
     with pytest.raises(RefusedError, match="c is applied in the database"):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 
-from rag_factory.errors import UsageError
+from rag_factory.errors import RagFactoryError, UsageError
+from rag_factory.migrate.inspection import locks
 from rag_factory.migrate.inspection.locks import Session, arrange, end_session, find_session, read_waits
 from rag_factory.migrate.inspection.statements import without_passwords
 from tests.engine.testing.conftest import wait_until
@@ -91,6 +94,20 @@ def test_row_and_prepared_transaction_are_named(session: Open, run: Run, pool: T
     for update in updates:
         update.result(timeout=60)
     assert run("SELECT n FROM rows") == [(4,)]
+
+
+def test_session_that_does_not_heed_is_told(
+    patient: Target, session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "EFFECT_SECONDS", 0.1)
+    stuck, observer = session(), session()
+    pid = stuck.info.backend_pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(RagFactoryError, match=rf"{pid} was told to end, and still goes on.*db\.locks"):
+            end_session(observer, find_session(observer, pid, patient), patient, terminate=True)
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def test_pid_of_another_database_is_not_ours(patient: Target, session: Open) -> None:

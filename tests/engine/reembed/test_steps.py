@@ -18,7 +18,7 @@ from rag_factory.errors import (
 )
 from rag_factory.migrate.reembed import steps
 from rag_factory.migrate.reembed.index import build_indexes, missing_indexes
-from rag_factory.migrate.reembed.record import read_all
+from rag_factory.migrate.reembed.record import read_all, read_one
 from rag_factory.migrate.reembed.short_lock import ShortLock
 from rag_factory.migrate.schema import read_schema
 from tests.engine.reembed.conftest import LOCK, NEW_MODEL, OLD_MODEL, Model, begin, value
@@ -137,6 +137,11 @@ REFUSALS: dict[str, tuple[LiteralString, type[RagFactoryError], str]] = {
     "child": ("CREATE TABLE more () INHERITS (notes)", RefusedError, "notes is no plain table"),
     "no text": ("ALTER TABLE notes DROP content", UsageError, "no column content. It has: note_id, stars"),
     "taken": ("ALTER TABLE notes ADD embedding_new int", UsageError, "has a column embedding_new already"),
+    "long": (
+        "ALTER TABLE notes RENAME embedding TO " + "e" * 60,
+        UsageError,
+        "The name e+ is too long for e+_new beside it",
+    ),
     "no vector": (
         "DROP INDEX idx_notes_embedding; ALTER TABLE notes ALTER embedding TYPE real[]",
         UsageError,
@@ -172,7 +177,7 @@ def test_obstacle_is_refused(
         shared_notes.execute(sql.SQL(obstacle).format(role=role))
         hindered = read_schema(shared_notes)
         with pytest.raises(error, match=says):
-            begin(shared_notes)
+            begin(shared_notes, "notes." + ("e" * 60 if "RENAME" in obstacle else "embedding"))
         assert read_schema(shared_notes) == hindered
     assert read_all(shared_notes) == []
 
@@ -198,6 +203,17 @@ def test_name_that_is_no_column_is_refused(shared_notes: Session) -> None:
             begin(shared_notes, name)
     with pytest.raises(UsageError, match=r"There is no table other\.notes"):
         begin(shared_notes, "other.notes.embedding")
+
+
+def test_one_of_several_changes_must_be_named(notes: Session) -> None:
+    notes.execute("ALTER TABLE notes ADD title_embedding vector(8)")
+    begin(notes)
+    second = begin(notes, "notes.title_embedding")
+    with pytest.raises(
+        UsageError, match=r"Several columns .*: notes\.embedding, notes\.title_embedding\. .*--column"
+    ):
+        read_one(notes)
+    assert read_one(notes, ("public", "notes", "title_embedding")) == second.change
 
 
 def test_dependent_that_came_meanwhile_is_refused(notes: Session) -> None:

@@ -140,6 +140,8 @@ def test_calls_that_are_refused(models: Tasks, notes: Session) -> None:
             ("--begin", "--column", "notes.embedding"),
             "--begin needs --column, --text-column and --embedder",
         ),
+        (2, ("--cut-over", "--back"), "--cut-over and --back exclude each other. Give one of them"),
+        (2, ("--text-column", "content"), "--text-column and --type belong to --begin"),
         (3, (*BEGIN, "models:NoKey"), "models:NoKey, which can't be made: no key. Name a class"),
     ]
     for code, options, says in refused:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from psycopg import sql
 
 from tests.engine.processes import started, wait_for
 from tests.engine.tasks.test_guard import DESTRUCTIVE
@@ -11,6 +14,8 @@ from tests.engine.tasks.test_guard import DESTRUCTIVE
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    import psycopg
 
     from rag_factory.database.url import DatabaseUrl
     from tests.conftest import CommandLine
@@ -36,6 +41,24 @@ def test_protected_database_wants_its_name_in_any_environment(
     assert tasks.status()["revision"] == ["002"]
     tasks.succeed("db.rollback", "--yes", "--database", name)
     tasks.succeed("db.protect", "--off", "--yes", "--database", name, "db.rollback", "--yes")
+
+
+def test_mark_of_another_is_not_taken_off(
+    tasks: Tasks, database_url: DatabaseUrl, server: psycopg.Connection[Any]
+) -> None:
+    tasks.succeed("db.create", "db.protect")
+    name, role = sql.Identifier(database_url.database), sql.Identifier(f"owner_{database_url.database}")
+    server.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'sesame'").format(role))
+    try:
+        server.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(name, role))
+        theirs = replace(database_url, user=f"owner_{database_url.database}", password="sesame")
+        confirmed = ("--off", "--yes", "--database", database_url.database)
+        says = "may not change whether .* is protected.*the superuser who marked it"
+        tasks.fail(3, "db.protect", *confirmed, says=says, DATABASE_URL=theirs.plain)
+        tasks.fail(4, "db.drop", "--yes", says="is marked as protected")
+    finally:
+        server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+        server.execute(sql.SQL("DROP ROLE {}").format(role))
 
 
 def test_unlock_ends_the_migrator_and_what_it_runs(

@@ -148,3 +148,5 @@ def test_interrupted_run_says_how_far_it_got(
 def test_calls_that_make_no_sense(tasks: Tasks) -> None:
     tasks.fail(2, "db.migrate-tenants", says="from --tenant-urls FILE or from --tenant-query SQL")
     tasks.fail(2, "db.migrate-tenants", "--tenant-urls", "x", "--parallel", "0", says="--parallel is 0")
+    both = ("--tenant-urls", "x", "--tenant-schemas")
+    tasks.fail(2, "db.migrate-tenants", *both, says="--tenant-schemas goes with --tenant-query")
