@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
     from rag_factory.database.url import DatabaseUrl
 
+# What adopting makes of the address that FLEET's env.py connects to.
+CHOSEN_ADDRESS = (
+    b'config.get_main_option("sqlalchemy.url") if "connection" in config.attributes else settings.URL'
+)
+
 
 def rag_factory(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return CommandLine(folder).run(sys.executable, "-m", "rag_factory.template", *arguments)
@@ -102,13 +107,23 @@ def test_checkout_becomes_the_same_tree(checkout: CommandLine) -> None:
     done = checkout.invoke("template.init", "my-app", "--without", "tenancy")
     assert done.returncode == 0, done.stderr
     assert done.stdout == dry.stdout
-    assert {"- rag_factory/errors.py", "~ noxfile.py", "+ my_app/py.typed"} < set(done.stdout.splitlines())
+    # What it printed is what it did, as git sees it.
+    git(checkout.root, "add", "--all")
+    signs = {"A": "+", "M": "~", "D": "-"}
+    seen = git(checkout.root, "diff", "--cached", "--no-renames", "--name-status").splitlines()
+    told = [f"{signs[kind]} {path}" for kind, path in (line.split("\t") for line in seen)]
+    assert sorted(done.stdout.splitlines()) == sorted(told)
+    assert {"- rag_factory/errors.py", "~ noxfile.py", "+ my_app/py.typed"} < set(told)
     assert files_of(checkout.root) == build_tree(make_plan("my-app", "tenancy"))
     assert not (checkout.root / "rag_factory").exists()
-    assert "uv run invoke db.migrate" in done.stderr
+    steps = ("git add --all && git commit -m 'Begin'", "uv run invoke db.migrate", "uv run nox -s tests")
+    assert done.stderr.endswith("Next:\n  " + "\n  ".join(steps) + "\n")
 
 
-def test_checkout_with_changes_is_refused(checkout: CommandLine) -> None:
+def test_checkout_with_changes_or_a_bad_name_is_refused(checkout: CommandLine) -> None:
+    done = checkout.invoke("template.init", "My App")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "The name 'My App' has to be of lower-case letters" in done.stderr
     (checkout.root / "notes.txt").touch()
     done = checkout.invoke("template.init", "my-app")
     assert (done.returncode, done.stdout) == (4, "")
@@ -138,6 +153,13 @@ def test_adopting_adds_the_engine_once_and_nothing_else(tmp_path: Path, files: d
     own = {"tasks.py"} if files is FLEET else set()
     changed = {path for path, content in after.items() if before.get(path) != content}
     assert changed == {env, "pyproject.toml", "tests/conftest.py", *own}
+    assert before.keys() <= after.keys()
+    for path in before:
+        # Every line is still there, in its order. In env.py the address becomes one of two, all else stays.
+        rest = iter(
+            line.strip() for line in after[path].replace(CHOSEN_ADDRESS, b"settings.URL").splitlines()
+        )
+        assert [line for line in before[path].splitlines() if line.strip() not in rest] == [], path
     assert b'if "connection" not in config.attributes:\n' in after[env]
     assert after["pyproject.toml"].startswith(before["pyproject.toml"])
     assert (b'version_table = "fleet_version"' in after["pyproject.toml"]) is (files is FLEET)
