@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any, cast
 from psycopg import AsyncConnection as AsyncDriver
 from psycopg import Connection as Driver
 from psycopg import Error as DriverError
-from psycopg.errors import LockNotAvailable, error_from_result
+from psycopg.errors import (
+    InvalidSavepointSpecification,
+    LockNotAvailable,
+    NoActiveSqlTransaction,
+    error_from_result,
+)
 from psycopg.pq import ExecStatus, TransactionStatus
 from sqlalchemy import NullPool, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
@@ -17,6 +22,7 @@ from sqlalchemy.orm import Session
 from rag_factory.database.driver import connect
 from rag_factory.errors import RagFactoryError
 from rag_factory.testing.catalog import OBJECTS, SCHEMA, prepare_restore
+from rag_factory.testing.savepoints import Savepoints, driver_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -47,7 +53,7 @@ class Held:
     def __init__(self, database: WorkerDatabase) -> None:
         self.database = database
         self.engine: Engine = create_engine(database.url.sqlalchemy, poolclass=NullPool)
-        _hasten_savepoints(self.engine.dialect)
+        self._savepoints = Savepoints(self.engine.dialect)
         self.pooled: Engine = create_engine(database.url.sqlalchemy)
         event.listen(self.pooled, "checkout", self._note_use)
         self._connection: Connection | None = None
@@ -67,14 +73,19 @@ class Held:
         """Take all back. Returns what is wrong: something was committed, or a commit would have failed."""
         if self._connection is None:  # what went before has closed it
             return None
+        self._savepoints.ending = not self.database.template.deferrable
         problem = _end(self._connection, session, deferrable=self.database.template.deferrable)
-        return self._judge(problem) if problem else self.check()
+        unsent = self._savepoints.end()
+        return self._judge(problem) if problem else self.check(unsent)
 
-    def check(self) -> str | None:
-        """Take back what is open, and look whether anything was committed. Returns what is wrong."""
+    def check(self, unsent: bytes = b"") -> str | None:
+        """Take back what is open, and look whether anything was committed. Returns what is wrong.
+
+        unsent: what the server is to be told before.
+        """
         connection = self._open()
         try:
-            changed = _note(self.database, _ask(_driver(connection), _take_back(self.database)))
+            changed = _note(self.database, _ask(driver_of(connection), unsent + _take_back(self.database)))
             connection.rollback()
         except (DriverError, SQLAlchemyError) as error:
             return self._judge(_broken(error))
@@ -204,7 +215,7 @@ def _end(connection: Connection, session: Session, *, deferrable: bool) -> str |
     problem = None
     try:
         if deferrable:
-            if _driver(connection).info.transaction_status == TransactionStatus.INERROR:
+            if driver_of(connection).info.transaction_status == TransactionStatus.INERROR:
                 session.rollback()
             connection.exec_driver_sql(_CHECK_DEFERRED)
     except SQLAlchemyError as error:
@@ -213,8 +224,12 @@ def _end(connection: Connection, session: Session, *, deferrable: bool) -> str |
         session.close()
     except SQLAlchemyError as error:
         # The savepoint that the session stood on has gone.
-        problem = problem or f"its transaction was ended by a raw COMMIT or ROLLBACK ({_reason(error)})"
+        problem = problem or _ended(error)
     return problem
+
+
+def _ended(error: Exception) -> str:
+    return f"its transaction was ended by a raw COMMIT or ROLLBACK ({_reason(error)})"
 
 
 def _is_dead(connection: Connection | None, generation: int, database: WorkerDatabase) -> bool:
@@ -222,40 +237,15 @@ def _is_dead(connection: Connection | None, generation: int, database: WorkerDat
         connection is None
         or connection.closed
         or connection.invalidated
-        or _driver(connection).closed
+        or driver_of(connection).closed
         or generation != database.generation
     )
-
-
-def _driver(connection: Connection) -> Any:
-    """The driver's own connection: it can ask several things in one round trip."""
-    return connection.connection.driver_connection
 
 
 def _close(connection: Connection) -> None:
     if not connection.closed:
         connection.invalidate()
         connection.close()
-
-
-def _hasten_savepoints(dialect: Any) -> None:
-    """Set savepoints through libpq at once, the first in one round trip with the transaction's begin.
-
-    The usual way is taken where that doesn't work, for the error that everybody expects.
-    """
-
-    def hasten(usual: Any, statement: str, if_idle: str = "") -> Any:
-        def run(connection: Connection, name: str) -> None:
-            libpq = _driver(connection).pgconn
-            before = if_idle if libpq.transaction_status == TransactionStatus.IDLE else ""
-            if libpq.exec_(f"{before}{statement} {name}".encode()).status != ExecStatus.COMMAND_OK:
-                usual(connection, name)
-
-        return run
-
-    dialect.do_savepoint = hasten(dialect.do_savepoint, "SAVEPOINT", if_idle="BEGIN; ")
-    dialect.do_release_savepoint = hasten(dialect.do_release_savepoint, "RELEASE SAVEPOINT")
-    dialect.do_rollback_to_savepoint = hasten(dialect.do_rollback_to_savepoint, "ROLLBACK TO SAVEPOINT")
 
 
 def _ask(driver: Driver[Any], query: bytes) -> str | None:
@@ -292,6 +282,8 @@ def _committed(changed: str) -> str:
 def _broken(error: Exception) -> str:
     if isinstance(error, LockNotAvailable):
         return "a transaction that it left open holds rows or tables"
+    if isinstance(error, (InvalidSavepointSpecification, NoActiveSqlTransaction)):
+        return _ended(error)
     return f"it can't be put back ({_reason(error)})"
 
 
