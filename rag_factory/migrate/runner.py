@@ -59,8 +59,10 @@ class Runner:
     on_applied is told each revision as it is done, on_wait what is waited for, or wrong but no error.
     on_running is told, from another thread, a revision that takes long and its seconds so far.
     before_first is called with the revisions to run: under the lock, before anything is changed.
+    at_end is called with the session that holds the lock, when all is done.
     on_progress: told how far long work is, by the online operations.
     keep_ledger: False for a database of nobody's, made to be dropped.
+    scripts: the project's revisions, where they are loaded already.
     """
 
     target: Target
@@ -70,9 +72,11 @@ class Runner:
     on_wait: Callable[[str], None] = lambda _: None
     on_running: Callable[[Revision, Direction, float], None] = lambda *_: None
     before_first: Callable[[Sequence[Revision]], None] = lambda _: None
+    at_end: Callable[[psycopg.Connection[Any]], None] = lambda _: None
     on_progress: Callable[[Progress], None] | None = None
     wait_seconds: float = DEFAULT_WAIT_SECONDS
     keep_ledger: bool = True
+    scripts: ScriptDirectory | None = None
 
     def upgrade(self, to: str | None) -> tuple[str, ...]:
         """Apply all up to the revision `to`, an id. Returns the revisions the database is then at.
@@ -132,7 +136,9 @@ class Runner:
         done: list[Revision] = []
         try:
             with self._locked() as work:
-                return self._migrate(work, direction, choose, done)
+                revisions = self._migrate(work, direction, choose, done)
+                self.at_end(work.session)
+                return revisions
         except KeyboardInterrupt as stop:
             if not self.keep_ledger:
                 raise
@@ -159,8 +165,10 @@ class Runner:
         self._warn_first(work, before.revisions, chosen)
         if not chosen:
             return before.revisions
-        scripts = load_scripts(work.config)
-        require_target(work.config, scripts, work.config.attributes["connection"], self.target)
+        scripts = self.scripts or load_scripts(work.config)
+        if self.keep_ledger:
+            # Each run looks for itself; here it is before a backup, and before anything is told.
+            require_target(work.config, scripts, work.config.attributes["connection"], self.target)
         self.before_first(chosen)
         self._work_through(chosen, self._steps(work, scripts, direction), done)
         if direction == "up":

@@ -164,7 +164,7 @@ def migrated_to(
         names.append(name)
         url = worker_database.place.url_of(name)
         strategy = worker_database.template.strategy
-        migrate_new_database(url, request.config.rootpath, strategy, revision)
+        migrate_new_database(worker_database.server, url, request.config.rootpath, strategy, revision)
         return create_engine(url.sqlalchemy, poolclass=NullPool)
 
     yield make
