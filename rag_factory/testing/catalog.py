@@ -10,12 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import psycopg
 
 SCHEMA = "rag_factory_testing"
+# The prepared statement that calls `restore`.
+RESTORE = b"restore"
 # Objects of users have ids from here on; those below come with the server.
 FIRST_USER_OID = 16384
 # How long restoring waits for rows that a test's own forgotten transaction holds.
@@ -172,15 +177,18 @@ def fingerprint(connection: psycopg.Connection[Any]) -> str:
 
 
 def prepare_restore(connection: psycopg.Connection[Any]) -> None:
-    """Turn triggers and foreign keys off in a session that is there to restore, if its role may.
+    """Prepare a session that is there to restore: its statement, and triggers and foreign keys off.
 
-    To do so for each call would have the server plan all anew.
+    The latter if its role may. To do so for each call would have the server plan all anew.
     """
     # The name tells it from the application's own sessions.
     connection.execute("SET application_name = 'rag-factory testing'")
     connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'".encode())
     if _one(connection, "SELECT has_parameter_privilege('session_replication_role', 'SET')"):
         connection.execute("SET session_replication_role = 'replica'")
+    prepared = connection.pgconn.prepare(RESTORE, f"SELECT {SCHEMA}.restore($1, $2)".encode())
+    if prepared.status != ExecStatus.COMMAND_OK:
+        raise error_from_result(prepared)
 
 
 def settle(connection: psycopg.Connection[Any], proved: int) -> str:

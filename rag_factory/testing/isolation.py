@@ -21,10 +21,11 @@ from sqlalchemy.orm import Session
 
 from rag_factory.database.driver import connect
 from rag_factory.errors import RagFactoryError
-from rag_factory.testing.catalog import OBJECTS, SCHEMA, prepare_restore
+from rag_factory.testing.catalog import OBJECTS, RESTORE, SCHEMA, prepare_restore
 from rag_factory.testing.savepoints import Savepoints, driver_of
 
 if TYPE_CHECKING:
+    from psycopg.pq.abc import PGresult
     from sqlalchemy import Connection, Engine
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
     from sqlalchemy.pool import QueuePool
@@ -33,15 +34,11 @@ if TYPE_CHECKING:
 
 # One round trip each.
 _TAKE_BACK = f"ROLLBACK; SELECT {SCHEMA}.prove({{proved}})"
-_RESTORE = f"SELECT {SCHEMA}.restore({{writes}}, {{sessions}})"
 _CHECK_DEFERRED = "SET CONSTRAINTS ALL IMMEDIATE"
 # Has the server count at once what a session wrote, rather than when it is idle.
 _COUNT = "SELECT pg_stat_force_next_flush()"
 # What else a test may have set on a connection that the next one gets from the pool.
-_RESET = (
-    "ROLLBACK; RESET SESSION AUTHORIZATION; RESET ALL; SELECT pg_advisory_unlock_all(); DISCARD TEMP; "
-    f"{_COUNT}"
-).encode()
+_RESET = f"RESET SESSION AUTHORIZATION; RESET ALL; DISCARD TEMP; {_COUNT}, pg_advisory_unlock_all()".encode()
 
 
 class Held:
@@ -103,14 +100,17 @@ class Held:
         try:
             for driver in self._used:
                 if not driver.closed:
-                    _ask(driver, _RESET)
+                    # Without a transaction, the server would send a warning that costs as much as the rest.
+                    is_idle = driver.pgconn.transaction_status == TransactionStatus.IDLE
+                    _ask(driver, _RESET if is_idle else b"ROLLBACK; " + _RESET)
             self._used.clear()
             if self._restorer is None or self._restorer.closed:
                 self._restorer = connect(self.database.url)
                 prepare_restore(self._restorer)
             sessions = 1 + (self._connection is not None) + pool.checkedin()
-            query = _RESTORE.format(writes=self._writes, sessions=sessions).encode()
-            writes, _, changed = (_ask(self._restorer, query) or "").partition(" ")
+            values = [str(self._writes).encode(), str(sessions).encode()]
+            answer = _value(self._restorer.pgconn.exec_prepared(RESTORE, values))
+            writes, _, changed = (answer or "").partition(" ")
             self._writes = int(writes)
         except (DriverError, RagFactoryError) as error:
             return self._judge(_broken(error))
@@ -253,7 +253,11 @@ def _ask(driver: Driver[Any], query: bytes) -> str | None:
 
     Through libpq at once: the driver's own way takes as long as all the rest, and this is done for each test.
     """
-    result = driver.pgconn.exec_(query)
+    return _value(driver.pgconn.exec_(query))
+
+
+def _value(result: PGresult) -> str | None:
+    """The value that a query gives; None when it gives none."""
     if result.status == ExecStatus.TUPLES_OK:
         value = result.get_value(0, 0)
         return None if value is None else value.decode()
