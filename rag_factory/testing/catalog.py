@@ -160,7 +160,7 @@ def install(connection: psycopg.Connection[Any]) -> str:
         _PROVE,
         _reset_sequences(states),
         _settle(unseen),
-        _restore(empty, full, afterwards, unseen),
+        _restore(empty, full, states, afterwards, unseen),
         _fingerprint(rows | others, unseen),
     )
     connection.execute(";".join(statements).encode())
@@ -284,22 +284,32 @@ _PROVE = f"""
 """
 
 
+def _resets(sequences: list[tuple[str, str, str]]) -> dict[str, str]:
+    """Tests whether a sequence has moved, each with the statement that sets it back."""
+    return {
+        f"(SELECT last_value <> {value} OR is_called <> {called} FROM {name})": (
+            f"PERFORM setval('{_literal(name)}', {value}, {called});"
+        )
+        for name, value, called in sequences
+    }
+
+
+def _where_found(tests: dict[str, str]) -> str:
+    """Runs the statements of the tests that were found true."""
+    return "\n".join(
+        f"IF found[{place}] THEN {statement} END IF;" for place, statement in enumerate(tests.values(), 1)
+    )
+
+
 def _reset_sequences(sequences: list[tuple[str, str, str]]) -> str:
     """The function that sets the sequences back."""
-    moved = [
-        f"(SELECT last_value <> {value} OR is_called <> {called} FROM {name})"
-        for name, value, called in sequences
-    ]
-    resets = "\n".join(
-        f"IF moved[{place}] THEN PERFORM setval('{_literal(name)}', {value}, {called}); END IF;"
-        for place, (name, value, called) in enumerate(sequences, 1)
-    )
+    tests = _resets(sequences)
     return f"""
         CREATE FUNCTION {SCHEMA}.reset_sequences() RETURNS void LANGUAGE plpgsql AS $reset$
         DECLARE
-            moved boolean[] := {_array(moved)};
+            found boolean[] := {_array(list(tests))};
         BEGIN
-            {resets}
+            {_where_found(tests)}
         END;
         $reset$
     """
@@ -322,7 +332,13 @@ def _settle(hidden: str) -> str:
     """
 
 
-def _restore(empty: list[str], full: list[_Full], afterwards: dict[str, str], hidden: str) -> str:
+def _restore(
+    empty: list[str],
+    full: list[_Full],
+    sequences: list[tuple[str, str, str]],
+    afterwards: dict[str, str],
+    hidden: str,
+) -> str:
     """The function that puts rows and sequences back, and says what it could not put back.
 
     Deleting few rows is ten times faster than TRUNCATE, which makes new files. It takes a session in which
@@ -336,28 +352,25 @@ def _restore(empty: list[str], full: list[_Full], afterwards: dict[str, str], hi
         for catalog in (*_CATALOGS, "pg_db_role_setting")
         for what in ("inserted", "updated", "deleted")
     )
-    statements = [f"DELETE FROM ONLY {name};" for name in empty] + [table.refill for table in full]
-    filled = [f"EXISTS (SELECT FROM ONLY {name})" for name in empty] + [table.differs for table in full]
-    returns = "\n".join(
-        f"IF filled[{place}] THEN {statement} END IF;" for place, statement in enumerate(statements, 1)
-    )
+    tests = {f"EXISTS (SELECT FROM ONLY {name})": f"DELETE FROM ONLY {name};" for name in empty}
+    tests |= {table.differs: table.refill for table in full} | _resets(sequences)
     return f"""
         CREATE FUNCTION {SCHEMA}.restore(since bigint, sessions integer) RETURNS text
         LANGUAGE plpgsql AS $restore$
         DECLARE
             writes bigint := {writes};
-            filled boolean[];
+            found boolean[];
             changed text;
         BEGIN
             IF {hidden} THEN
                 RETURN writes || ' rows that row security hides';
             END IF;
-            PERFORM {SCHEMA}.reset_sequences();
             IF current_setting('session_replication_role') <> 'replica' THEN
+                PERFORM {SCHEMA}.reset_sequences();
                 RETURN concat(writes, ' ', {SCHEMA}.changed());
             END IF;
-            filled := {_array(filled)};
-            {returns}
+            found := {_array(list(tests))};
+            {_where_found(tests)}
             changed := {_first(afterwards)};
             IF changed IS NULL AND (writes <> since OR {_SESSIONS} > sessions)
                 AND {_OBJECTS_CHANGED} THEN
