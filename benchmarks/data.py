@@ -23,6 +23,7 @@ from benchmarks.places import fast_server, in_memory
 from benchmarks.timing import Comparison, Figure, describe_machine, parse_arguments, progress, race, report
 from rag_factory.database.config import DatabaseConfig
 from rag_factory.database.connection import DatabaseConnection
+from rag_factory.database.driver import connect_maintenance
 from rag_factory.database.ingest import ingest
 from rag_factory.database.search import search_hybrid, search_text, search_vector, set_locally
 from rag_factory.database.search_options import DEFAULT_LIMIT, read_options
@@ -311,7 +312,8 @@ def laboratory() -> Iterator[Laboratory]:
     """Start a server and migrate a database on it; stop and remove it at the end."""
     with ExitStack() as stack:
         url = stack.enter_context(fast_server()).with_database("benchmark")
-        migrate_new_database(url, PROJECT, "FILE_COPY")
+        with connect_maintenance(url) as server:
+            migrate_new_database(server, url, PROJECT, "FILE_COPY")
         lab = Laboratory(url, stack)
         lab.run(
             f"DROP INDEX {INDEX}",

@@ -95,7 +95,7 @@ def rollback_fixture() -> Any:
     fixture = contextmanager(plain(fixtures.db_connection))
 
     def test() -> None:
-        with fixture(request(), held) as session:
+        with fixture(request(held)) as session:
             insert(session)
 
     yield test
@@ -127,7 +127,7 @@ def committing_fixture() -> Any:
 
     def test() -> None:
         engine: Engine
-        with fixture(request(), held) as engine, Session(engine) as session:
+        with fixture(request(held)) as engine, Session(engine) as session:
             insert(session)
 
     yield test
@@ -140,7 +140,7 @@ def fresh_fixture() -> Any:
     fixture = contextmanager(plain(fixtures.fresh_database))
 
     def test() -> None:
-        with fixture(request(), leased[0]):
+        with fixture(request(None), leased[0]):
             pass
 
     yield test
@@ -168,9 +168,10 @@ def insert(session: Session) -> None:
     session.commit()
 
 
-def request() -> Any:
+def request(held: Held | None) -> Any:
     """What the fixtures need of pytest."""
-    return SimpleNamespace(config=SimpleNamespace(stash={fixtures.RUN: runs[0]}), fixturenames=())
+    stash = {fixtures.RUN: runs[0], fixtures.HELD: held}
+    return SimpleNamespace(config=SimpleNamespace(stash=stash), fixturenames=())
 
 
 def plain(fixture: Any) -> Any:

@@ -21,17 +21,27 @@ if TYPE_CHECKING:
 _ALREADY_THERE = (errors.DuplicateDatabase, errors.DuplicateObject, errors.UniqueViolation)
 
 
-def create_database(target: Target, project: Project, *, strategy: str = "WAL_LOG") -> list[str]:
+def create_database(target: Target, project: Project) -> list[str]:
     """Create the database and its extensions where they are missing. Returns what was created, in words.
 
-    strategy: how the server copies its template, WAL_LOG or FILE_COPY.
     Changes nothing when all is there. Leaves no database behind when its extensions can't be created.
     Raises NotReadyError: the server, the right to create, or an extension is missing.
     """
+    timeout = target.config.db_connect_timeout_seconds
+    with connect_maintenance(target.url, connect_timeout_seconds=timeout) as server:
+        return create_database_from(server, target, project)
+
+
+def create_database_from(
+    server: psycopg.Connection[Any], target: Target, project: Project, strategy: str = "WAL_LOG"
+) -> list[str]:
+    """Do what `create_database` does, in a session on the maintenance database.
+
+    strategy: how the server copies its template, WAL_LOG or FILE_COPY.
+    """
     name = target.url.database
     created = []
-    timeout = target.config.db_connect_timeout_seconds
-    with connect_maintenance(target.url, connect_timeout_seconds=timeout) as server, translated(target.url):
+    with translated(target.url):
         exists = _one(server, "SELECT true FROM pg_database WHERE datname = %s", name)
         if not exists:
             _check_available(server, target, project)

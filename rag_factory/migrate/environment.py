@@ -209,28 +209,53 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}{place}"
 
 
+def target_environment(
+    config: Config, scripts: ScriptDirectory, target: Target, **options: Any
+) -> EnvironmentContext:
+    """Alembic's environment, which runs nothing on another database than the target.
+
+    An env.py that takes its address from elsewhere would migrate, or compare, another one than was named and
+    confirmed. Raises NotReadyError where Alembic would begin: it does; nothing was changed.
+    """
+    environment = EnvironmentContext(config, scripts, **options)
+    run = environment.run_migrations
+
+    def look_and_run(**given: Any) -> None:
+        used, ours = environment.get_context().connection, config.attributes["connection"]
+        if used is not None and used is not ours:
+            found, wanted = _identity(used), _identity(ours)
+            if found != wanted:
+                raise NotReadyError(
+                    f"env.py connects to the database {found[0]}, not to {target.place}. "
+                    "Nothing was changed.",
+                    fix="Let it prefer config.attributes['connection'], or sqlalchemy.url, to its own "
+                    "settings.",
+                )
+        run(**given)
+
+    # What env.py calls is found on the object; a class of ours Alembic would not hand to it.
+    environment.run_migrations = look_and_run  # type: ignore[method-assign]
+    return environment
+
+
+def _identity(connection: Connection) -> tuple[Any, ...]:
+    """What tells one database from another; leaves no transaction open that was not."""
+    was_open = connection.in_transaction()
+    row = connection.exec_driver_sql(_IDENTITY).one()
+    if not was_open:
+        connection.rollback()
+    return tuple(row)
+
+
 def require_target(config: Config, scripts: ScriptDirectory, connection: Connection, target: Target) -> None:
     """Run env.py without a revision, to see that it works on the target.
 
-    One that takes its address from elsewhere would migrate, or compare, another database than the one that
-    was named and confirmed. Raises NotReadyError: it does; nothing was changed.
+    Raises NotReadyError: it does not; nothing was changed.
     """
-
-    def look(_: Any, context: Any) -> tuple[()]:
-        if context.connection is connection:
-            return ()
-        found, wanted = (one.exec_driver_sql(_IDENTITY).one() for one in (context.connection, connection))
-        if found != wanted:
-            raise NotReadyError(
-                f"env.py connects to the database {found[0]}, not to {target.place}. Nothing was changed.",
-                fix="Let it prefer config.attributes['connection'], or sqlalchemy.url, to its own settings.",
-            )
-        return ()
-
     try:
         with (
             explained("Running env.py", target.url),
-            EnvironmentContext(config, scripts, fn=look, dont_mutate=True),
+            target_environment(config, scripts, target, fn=lambda *_: (), dont_mutate=True),
         ):
             scripts.run_env()
     finally:

@@ -29,6 +29,14 @@ _KEYS = """
            pg_backend_pid()
     FROM (SELECT coalesce(%s, current_schema(), '') || '.' || %s AS version_table) AS named
 """
+# Whether there are any: it is asked each time, and who they are takes the server long to plan.
+_ANY_HOLDER = """
+    SELECT EXISTS (
+        SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
+          AND (classid::bigint << 32 | objid::bigint) IN (%(lock)s, %(work)s)
+          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND pid <> pg_backend_pid())
+"""
 _HOLDERS = """
     SELECT DISTINCT activity.pid, coalesce(activity.usename, ''), coalesce(activity.application_name, ''),
            coalesce(extract(epoch FROM clock_timestamp() - activity.backend_start), 0)::float8,
@@ -167,7 +175,7 @@ def _try(session: psycopg.Connection[Any], keys: LockKeys) -> bool:
     row = session.execute("SELECT pg_try_advisory_lock(%s)", (keys.lock,)).fetchone()
     if not (row and row[0]):
         return False
-    if not find_holders(session, keys):
+    if session.execute(_ANY_HOLDER, {"lock": keys.lock, "work": keys.work}).fetchone() == (False,):
         return True
     # The server has not yet noticed that a migrator was killed: what it left is still running.
     session.execute("SELECT pg_advisory_unlock(%s)", (keys.lock,))

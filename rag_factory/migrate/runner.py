@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     import psycopg
     from alembic.runtime.migration import MigrationStep
+    from alembic.script import ScriptDirectory
 
     from rag_factory.migrate.history import History, Revision
     from rag_factory.migrate.lock import LockKeys
@@ -41,8 +42,10 @@ class Runner:
     on_running is told, from another thread, a revision that takes long and its seconds so far.
     before_first is called with the revisions to run: under the lock, before anything is changed.
     on_nothing is called when, under the lock, there is none to run.
+    at_end is called with the session that holds the lock, when all is done.
     on_progress: told how far long work is, by the online operations.
     keep_ledger: False for a database of nobody's, made to be dropped.
+    scripts: the project's revisions, where they are loaded already.
     """
 
     target: Target
@@ -53,9 +56,11 @@ class Runner:
     on_running: Callable[[Revision, Direction, float], None] = lambda *_: None
     before_first: Callable[[Sequence[Revision]], None] = lambda _: None
     on_nothing: Callable[[], None] = lambda: None
+    at_end: Callable[[psycopg.Connection[Any]], None] = lambda _: None
     on_progress: Callable[[Progress], None] | None = None
     wait_seconds: float = DEFAULT_WAIT_SECONDS
     keep_ledger: bool = True
+    scripts: ScriptDirectory | None = None
 
     def upgrade(self, to: str | None) -> tuple[str, ...]:
         """Apply all up to the revision `to`, an id. Returns the revisions the database is then at.
@@ -92,7 +97,10 @@ class Runner:
         """
         from rag_factory.migrate.work import Work
 
-        with self._locked() as (session, keys), Work.begun(self, session, keys) as work:
+        with (
+            self._locked() as (session, keys),
+            Work.begun(self, session, keys, self.open_ledger(session)) as work,
+        ):
             work.stamp(to, purge=purge)
         return read_state(self.target, self.project).revisions
 
@@ -125,7 +133,9 @@ class Runner:
         done: list[Revision] = []
         try:
             with self._locked() as (session, keys):
-                return self._migrate(session, keys, direction, choose, done)
+                revisions = self._migrate(session, keys, direction, choose, done)
+                self.at_end(session)
+                return revisions
         except KeyboardInterrupt as stop:
             if not self.keep_ledger:
                 raise
@@ -150,12 +160,15 @@ class Runner:
         before.check(self.project, self.target.place)
         before.check_history(self.history, self.target.place)
         chosen = choose(before.revisions)
+        ledger = self.open_ledger(session)
+        for text in ledger.recover(self.history.lineage(before.revisions)) if ledger else ():
+            self.on_wait(text)
         if not chosen:
             self.on_nothing()
             return before.revisions
         from rag_factory.migrate.work import Work
 
-        with Work.begun(self, session, keys) as work:
+        with Work.begun(self, session, keys, ledger) as work:
             return work.migrate(before.revisions, chosen, direction, done)
 
     def _locked(self) -> AbstractContextManager[tuple[psycopg.Connection[Any], LockKeys]]:

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import psycopg
-from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationStep
 
 from rag_factory.errors import UsageError
 from rag_factory.migrate.commits import watching_commits
-from rag_factory.migrate.environment import explained
+from rag_factory.migrate.environment import explained, target_environment
 from rag_factory.migrate.watch import Watch
 
 if TYPE_CHECKING:
@@ -81,8 +80,12 @@ class Steps:
                 explained(lambda: self._doing(revisions[0]), self.target.url),
                 watching_commits() as self._commits,
                 Watch(self.session, self.work_key, self._look) as self._watch,
-                EnvironmentContext(
-                    self.config, self.scripts, fn=self._generator(revisions), destination_rev=revisions[-1].id
+                target_environment(
+                    self.config,
+                    self.scripts,
+                    self.target,
+                    fn=self._generator(revisions),
+                    destination_rev=revisions[-1].id,
                 ),
             ):
                 self.scripts.run_env()
@@ -139,7 +142,9 @@ class Steps:
                 self.ledger.complete(self._row, milliseconds, done=False)
 
     def _doing(self, first: Revision) -> str:
-        revision = self._current or (self.done[-1] if self.done else first)
+        if self._current is None and not self.done:
+            return f"Running env.py for {first.id}"
+        revision = self._current or self.done[-1]
         return f"{VERBS[self.direction]} {revision.id} ({revision.path.name})"
 
     def _look(self, found: Sequence[Blocker]) -> None:

@@ -43,7 +43,9 @@ class Work:
 
     @classmethod
     @contextmanager
-    def begun(cls, runner: Runner, session: psycopg.Connection[Any], keys: LockKeys) -> Iterator[Self]:
+    def begun(
+        cls, runner: Runner, session: psycopg.Connection[Any], keys: LockKeys, ledger: Ledger | None
+    ) -> Iterator[Self]:
         """Connect for the body."""
         target = runner.target
         config = runner.project.alembic_config(target.url)
@@ -51,12 +53,12 @@ class Work:
             config.attributes["connection"] = connection
             config.attributes["on_notice"] = runner.on_wait
             config.attributes["on_progress"] = runner.on_progress
-            yield cls(runner, session, keys, config, runner.open_ledger(session))
+            yield cls(runner, session, keys, config, ledger)
 
     def stamp(self, to: str | None, *, purge: bool) -> None:
         """Write the revision `to` into the version table; None: base."""
         runner, target = self.runner, self.runner.target
-        self._load_scripts()
+        self._require_target(load_scripts(self.config))
         with explained(f"Stamping {target.place}", target.url):
             command.stamp(self.config, to or "base", purge=purge)
         if self.ledger is not None:
@@ -67,8 +69,12 @@ class Work:
     ) -> tuple[str, ...]:
         """Run the chosen revisions, and put each into `done`. Returns those the database is then at."""
         runner = self.runner
-        self._warn_first(current)
-        scripts = self._load_scripts()
+        scripts = runner.scripts or load_scripts(self.config)
+        if runner.keep_ledger:
+            for text in find_warnings(self.session):
+                runner.on_wait(text)
+            # Each run looks for itself; here it is before a backup, and before anything is told.
+            self._require_target(scripts)
         runner.before_first(chosen)
         self._work_through(chosen, self._steps(scripts, direction), done)
         if direction == "up":
@@ -83,19 +89,8 @@ class Work:
             )
         return after
 
-    def _load_scripts(self) -> ScriptDirectory:
-        scripts = load_scripts(self.config)
+    def _require_target(self, scripts: ScriptDirectory) -> None:
         require_target(self.config, scripts, self.config.attributes["connection"], self.runner.target)
-        return scripts
-
-    def _warn_first(self, current: Sequence[str]) -> None:
-        """Tell what an earlier run left, and what may hold this one up."""
-        runner = self.runner
-        told = self.ledger.recover(runner.history.lineage(current)) if self.ledger else []
-        if runner.keep_ledger:
-            told += find_warnings(self.session)
-        for text in told:
-            runner.on_wait(text)
 
     def _steps(self, scripts: ScriptDirectory, direction: Direction) -> Steps:
         runner = self.runner

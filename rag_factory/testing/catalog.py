@@ -10,12 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import psycopg
 
 SCHEMA = "rag_factory_testing"
+# The prepared statement that calls `restore`.
+RESTORE = b"restore"
 # Objects of users have ids from here on; those below come with the server.
 FIRST_USER_OID = 16384
 # How long restoring waits for rows that a test's own forgotten transaction holds.
@@ -107,8 +112,8 @@ class _Full:
         )
 
 
-def install(connection: psycopg.Connection[Any]) -> None:
-    """Create the schema and its functions in a database that has just been migrated."""
+def install(connection: psycopg.Connection[Any]) -> str:
+    """Create the schema and its functions in a database that has just been migrated; its fingerprint."""
     relations = _all(connection, _RELATIONS)
     tables = [(name, columns) for kind, name, columns, _ in relations if kind == "r"]
     views = [name for kind, name, *_ in relations if kind == "m"]
@@ -145,6 +150,8 @@ def install(connection: psycopg.Connection[Any]) -> None:
     hidden = [f"row_security_active('{_literal(name)}')" for _, name, _, secured in relations if secured]
     unseen = " OR ".join(hidden) or "false"
     statements = (
+        # The server need not try to understand the functions before they are called.
+        "SET LOCAL check_function_bodies = off",
         f"CREATE SCHEMA {SCHEMA}",
         *(f"CREATE TABLE {table.copy} AS SELECT {table.columns} FROM ONLY {table.name}" for table in full),
         f"CREATE TABLE {SCHEMA}.objects (fingerprint text)",
@@ -153,11 +160,15 @@ def install(connection: psycopg.Connection[Any]) -> None:
         _PROVE,
         _reset_sequences(states),
         _settle(unseen),
-        _restore(empty, full, afterwards, unseen),
+        _restore(empty, full, states, afterwards, unseen),
         _fingerprint(rows | others, unseen),
     )
     connection.execute(";".join(statements).encode())
-    connection.execute(f"INSERT INTO {SCHEMA}.objects SELECT {SCHEMA}.objects()".encode())
+    # Nothing differs yet, so what `fingerprint` would add to the objects is what is hidden.
+    found = (
+        f"INSERT INTO {SCHEMA}.objects SELECT {SCHEMA}.objects() RETURNING fingerprint || {_unseen(unseen)}"
+    )
+    return str(_one(connection, found))
 
 
 def fingerprint(connection: psycopg.Connection[Any]) -> str:
@@ -166,15 +177,18 @@ def fingerprint(connection: psycopg.Connection[Any]) -> str:
 
 
 def prepare_restore(connection: psycopg.Connection[Any]) -> None:
-    """Turn triggers and foreign keys off in a session that is there to restore, if its role may.
+    """Prepare a session that is there to restore: its statement, and triggers and foreign keys off.
 
-    To do so for each call would have the server plan all anew.
+    The latter if its role may. To do so for each call would have the server plan all anew.
     """
     # The name tells it from the application's own sessions.
     connection.execute("SET application_name = 'rag-factory testing'")
     connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'".encode())
     if _one(connection, "SELECT has_parameter_privilege('session_replication_role', 'SET')"):
         connection.execute("SET session_replication_role = 'replica'")
+    prepared = connection.pgconn.prepare(RESTORE, f"SELECT {SCHEMA}.restore($1, $2)".encode())
+    if prepared.status != ExecStatus.COMMAND_OK:
+        raise error_from_result(prepared)
 
 
 def settle(connection: psycopg.Connection[Any], proved: int) -> str:
@@ -270,22 +284,32 @@ _PROVE = f"""
 """
 
 
+def _resets(sequences: list[tuple[str, str, str]]) -> dict[str, str]:
+    """Tests whether a sequence has moved, each with the statement that sets it back."""
+    return {
+        f"(SELECT last_value <> {value} OR is_called <> {called} FROM {name})": (
+            f"PERFORM setval('{_literal(name)}', {value}, {called});"
+        )
+        for name, value, called in sequences
+    }
+
+
+def _where_found(tests: dict[str, str]) -> str:
+    """Runs the statements of the tests that were found true."""
+    return "\n".join(
+        f"IF found[{place}] THEN {statement} END IF;" for place, statement in enumerate(tests.values(), 1)
+    )
+
+
 def _reset_sequences(sequences: list[tuple[str, str, str]]) -> str:
     """The function that sets the sequences back."""
-    moved = [
-        f"(SELECT last_value <> {value} OR is_called <> {called} FROM {name})"
-        for name, value, called in sequences
-    ]
-    resets = "\n".join(
-        f"IF moved[{place}] THEN PERFORM setval('{_literal(name)}', {value}, {called}); END IF;"
-        for place, (name, value, called) in enumerate(sequences, 1)
-    )
+    tests = _resets(sequences)
     return f"""
         CREATE FUNCTION {SCHEMA}.reset_sequences() RETURNS void LANGUAGE plpgsql AS $reset$
         DECLARE
-            moved boolean[] := {_array(moved)};
+            found boolean[] := {_array(list(tests))};
         BEGIN
-            {resets}
+            {_where_found(tests)}
         END;
         $reset$
     """
@@ -308,7 +332,13 @@ def _settle(hidden: str) -> str:
     """
 
 
-def _restore(empty: list[str], full: list[_Full], afterwards: dict[str, str], hidden: str) -> str:
+def _restore(
+    empty: list[str],
+    full: list[_Full],
+    sequences: list[tuple[str, str, str]],
+    afterwards: dict[str, str],
+    hidden: str,
+) -> str:
     """The function that puts rows and sequences back, and says what it could not put back.
 
     Deleting few rows is ten times faster than TRUNCATE, which makes new files. It takes a session in which
@@ -322,28 +352,25 @@ def _restore(empty: list[str], full: list[_Full], afterwards: dict[str, str], hi
         for catalog in (*_CATALOGS, "pg_db_role_setting")
         for what in ("inserted", "updated", "deleted")
     )
-    statements = [f"DELETE FROM ONLY {name};" for name in empty] + [table.refill for table in full]
-    filled = [f"EXISTS (SELECT FROM ONLY {name})" for name in empty] + [table.differs for table in full]
-    returns = "\n".join(
-        f"IF filled[{place}] THEN {statement} END IF;" for place, statement in enumerate(statements, 1)
-    )
+    tests = {f"EXISTS (SELECT FROM ONLY {name})": f"DELETE FROM ONLY {name};" for name in empty}
+    tests |= {table.differs: table.refill for table in full} | _resets(sequences)
     return f"""
         CREATE FUNCTION {SCHEMA}.restore(since bigint, sessions integer) RETURNS text
         LANGUAGE plpgsql AS $restore$
         DECLARE
             writes bigint := {writes};
-            filled boolean[];
+            found boolean[];
             changed text;
         BEGIN
             IF {hidden} THEN
                 RETURN writes || ' rows that row security hides';
             END IF;
-            PERFORM {SCHEMA}.reset_sequences();
             IF current_setting('session_replication_role') <> 'replica' THEN
+                PERFORM {SCHEMA}.reset_sequences();
                 RETURN concat(writes, ' ', {SCHEMA}.changed());
             END IF;
-            filled := {_array(filled)};
-            {returns}
+            found := {_array(list(tests))};
+            {_where_found(tests)}
             changed := {_first(afterwards)};
             IF changed IS NULL AND (writes <> since OR {_SESSIONS} > sessions)
                 AND {_OBJECTS_CHANGED} THEN
@@ -381,6 +408,11 @@ def _objects() -> str:
     """
 
 
+def _unseen(hidden: str) -> str:
+    """A text that is never the same again where row security hides rows; else none."""
+    return f"CASE WHEN {hidden} THEN ' ' || gen_random_uuid() ELSE '' END"
+
+
 def _fingerprint(tests: dict[str, str], hidden: str) -> str:
     """The function that sums up the objects, and says so when rows differ or can't be seen."""
     return f"""
@@ -388,7 +420,7 @@ def _fingerprint(tests: dict[str, str], hidden: str) -> str:
         BEGIN
             PERFORM {SCHEMA}.reset_sequences();
             RETURN {SCHEMA}.objects() || coalesce(' ' || ({_first(tests)}), '')
-                || CASE WHEN {hidden} THEN ' ' || gen_random_uuid() ELSE '' END;
+                || {_unseen(hidden)};
         END;
         $fingerprint$
     """

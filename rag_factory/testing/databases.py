@@ -157,18 +157,19 @@ def lease_many(
     databases = [WorkerDatabase(place, template, slot.name, "kept", server, slot.ticket) for slot in slots]
     rest = [pair for pair in zip(databases, slots, strict=True) if not pair[1].keeps(template)]
     if len(rest) == 1:
-        _make_ready(server, *rest[0])
+        _make_all_ready(server, rest)
     elif rest:
         from concurrent.futures import ThreadPoolExecutor
 
-        def make_ready(part: Sequence[tuple[WorkerDatabase, _Slot]]) -> None:
+        def make_ready_too(part: Sequence[tuple[WorkerDatabase, _Slot]]) -> None:
             with connect(place.url) as own_session:
-                for pair in part:
-                    _make_ready(own_session, *pair)
+                _make_all_ready(own_session, part)
 
-        parts = [rest[start::AT_ONCE] for start in range(min(AT_ONCE, len(rest)))]
-        with ThreadPoolExecutor(len(parts)) as pool:
-            for done in [pool.submit(make_ready, part) for part in parts]:
+        first, *others = (rest[start::AT_ONCE] for start in range(min(AT_ONCE, len(rest))))
+        with ThreadPoolExecutor(len(others)) as pool:
+            more = [pool.submit(make_ready_too, part) for part in others]
+            _make_all_ready(server, first)
+            for done in more:
                 done.result()
     if rest:
         _note_states(server, [database for database, _ in rest])
@@ -254,19 +255,20 @@ def _take_slots(
     ]
 
 
-def _make_ready(server: psycopg.Connection[Any], database: WorkerDatabase, slot: _Slot) -> None:
-    """Take what an earlier run left in a slot that is ours now if it is unchanged, or clone.
+def _make_all_ready(server: psycopg.Connection[Any], leased: Sequence[tuple[WorkerDatabase, _Slot]]) -> None:
+    """Take what an earlier run left in slots that are ours now if it is unchanged, or clone.
 
     server: a session that nobody else uses meanwhile.
     """
-    if slot.leftovers:
-        for (leftover,) in _rows(server, _LEFTOVERS, (slot.name,)):
-            drop(server, leftover)
-    if slot.mark.get("template") != database.template.name or not _unchanged(database):
-        database.origin = "cloned"
-        if slot.ticket.oid:
-            drop(server, database.name)
-        create_clone(server, database.template, database.name)
+    for database, slot in leased:
+        if slot.leftovers:
+            for (leftover,) in _rows(server, _LEFTOVERS, (slot.name,)):
+                drop(server, leftover)
+        if slot.mark.get("template") != database.template.name or not _unchanged(database):
+            database.origin = "cloned"
+            if slot.ticket.oid:
+                drop(server, database.name)
+            create_clone(server, database.template, database.name)
 
 
 def _unchanged(database: WorkerDatabase) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import pytest_asyncio
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rag_factory.testing.isolation import AsyncHeld, Held
 
 RUN = pytest.StashKey[Run]()
+HELD: pytest.StashKey[Held] = pytest.StashKey()
 
 __all__ = [
     "async_db_connection",
@@ -65,12 +66,13 @@ def test_db_url(worker_database: WorkerDatabase) -> str:
 
 
 @pytest.fixture(scope="session")
-def held_connection(worker_database: WorkerDatabase) -> Iterator[Held]:
+def held_connection(pytestconfig: pytest.Config, worker_database: WorkerDatabase) -> Iterator[Held]:
     """The connection that the tests of this worker use in turn."""
     from rag_factory.testing.isolation import Held
 
-    held = Held(worker_database)
+    held = pytestconfig.stash[HELD] = Held(worker_database)
     yield held
+    del pytestconfig.stash[HELD]
     held.close()
 
 
@@ -81,20 +83,22 @@ def db_engine(held_connection: Held) -> Engine:
 
 
 @pytest.fixture
-def db_connection(request: pytest.FixtureRequest, held_connection: Held) -> Iterator[Session]:
+def db_connection(request: pytest.FixtureRequest) -> Iterator[Session]:
     """A session whose commits and rollbacks work, and of which nothing remains after the test."""
     _announce(request)
     _let_commit_first(request)
-    session = held_connection.begin()
+    held = _held(request)
+    session = held.begin()
     yield session
-    _judge(held_connection.end(session))
+    _judge(held.end(session))
 
 
 @pytest.fixture
-def unchanged_database(held_connection: Held) -> Iterator[None]:
+def unchanged_database(request: pytest.FixtureRequest) -> Iterator[None]:
     """Hold a test that takes none of the fixtures that look to leaving nothing as well; set by itself."""
+    held = _held(request)
     yield
-    _judge(held_connection.check())
+    _judge(held.check())
 
 
 @pytest_asyncio.fixture(loop_scope="session", scope="session")
@@ -120,13 +124,14 @@ async def async_db_connection(
 
 
 @pytest.fixture
-def committing_database(request: pytest.FixtureRequest, held_connection: Held) -> Iterator[Engine]:
+def committing_database(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """An engine to really commit through; afterwards the template's rows and sequences are put back."""
     _announce(request)
-    held_connection.database.committing = True
-    yield held_connection.pooled
-    held_connection.database.committing = False
-    _judge(held_connection.restore())
+    held = _held(request)
+    held.database.committing = True
+    yield held.pooled
+    held.database.committing = False
+    _judge(held.restore())
 
 
 @pytest.fixture
@@ -159,12 +164,18 @@ def migrated_to(
         names.append(name)
         url = worker_database.place.url_of(name)
         strategy = worker_database.template.strategy
-        migrate_new_database(url, request.config.rootpath, strategy, revision)
+        migrate_new_database(worker_database.server, url, request.config.rootpath, strategy, revision)
         return create_engine(url.sqlalchemy, poolclass=NullPool)
 
     yield make
     for name in names:
         worker_database.drop(name)
+
+
+def _held(request: pytest.FixtureRequest) -> Held:
+    """This process's `held_connection`; pytest is asked once, as it takes long to find it for each test."""
+    held = request.config.stash.get(HELD, None)
+    return held if held is not None else cast("Held", request.getfixturevalue("held_connection"))
 
 
 def _announce(request: pytest.FixtureRequest) -> None:

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any, cast
 from psycopg import AsyncConnection as AsyncDriver
 from psycopg import Connection as Driver
 from psycopg import Error as DriverError
-from psycopg.errors import LockNotAvailable, error_from_result
+from psycopg.errors import (
+    InvalidSavepointSpecification,
+    LockNotAvailable,
+    NoActiveSqlTransaction,
+    error_from_result,
+)
 from psycopg.pq import ExecStatus, TransactionStatus
 from sqlalchemy import NullPool, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
@@ -16,9 +21,11 @@ from sqlalchemy.orm import Session
 
 from rag_factory.database.driver import connect
 from rag_factory.errors import RagFactoryError
-from rag_factory.testing.catalog import OBJECTS, SCHEMA, prepare_restore
+from rag_factory.testing.catalog import OBJECTS, RESTORE, SCHEMA, prepare_restore
+from rag_factory.testing.savepoints import Savepoints, driver_of
 
 if TYPE_CHECKING:
+    from psycopg.pq.abc import PGresult
     from sqlalchemy import Connection, Engine
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
     from sqlalchemy.pool import QueuePool
@@ -27,15 +34,11 @@ if TYPE_CHECKING:
 
 # One round trip each.
 _TAKE_BACK = f"ROLLBACK; SELECT {SCHEMA}.prove({{proved}})"
-_RESTORE = f"SELECT {SCHEMA}.restore({{writes}}, {{sessions}})"
 _CHECK_DEFERRED = "SET CONSTRAINTS ALL IMMEDIATE"
 # Has the server count at once what a session wrote, rather than when it is idle.
 _COUNT = "SELECT pg_stat_force_next_flush()"
 # What else a test may have set on a connection that the next one gets from the pool.
-_RESET = (
-    "ROLLBACK; RESET SESSION AUTHORIZATION; RESET ALL; SELECT pg_advisory_unlock_all(); DISCARD TEMP; "
-    f"{_COUNT}"
-).encode()
+_RESET = f"RESET SESSION AUTHORIZATION; RESET ALL; DISCARD TEMP; {_COUNT}, pg_advisory_unlock_all()".encode()
 
 
 class Held:
@@ -47,7 +50,7 @@ class Held:
     def __init__(self, database: WorkerDatabase) -> None:
         self.database = database
         self.engine: Engine = create_engine(database.url.sqlalchemy, poolclass=NullPool)
-        _hasten_savepoints(self.engine.dialect)
+        self._savepoints = Savepoints(self.engine.dialect)
         self.pooled: Engine = create_engine(database.url.sqlalchemy)
         event.listen(self.pooled, "checkout", self._note_use)
         self._connection: Connection | None = None
@@ -67,14 +70,19 @@ class Held:
         """Take all back. Returns what is wrong: something was committed, or a commit would have failed."""
         if self._connection is None:  # what went before has closed it
             return None
+        self._savepoints.ending = not self.database.template.deferrable
         problem = _end(self._connection, session, deferrable=self.database.template.deferrable)
-        return self._judge(problem) if problem else self.check()
+        unsent = self._savepoints.end()
+        return self._judge(problem) if problem else self.check(unsent)
 
-    def check(self) -> str | None:
-        """Take back what is open, and look whether anything was committed. Returns what is wrong."""
+    def check(self, unsent: bytes = b"") -> str | None:
+        """Take back what is open, and look whether anything was committed. Returns what is wrong.
+
+        unsent: what the server is to be told before.
+        """
         connection = self._open()
         try:
-            changed = _note(self.database, _ask(_driver(connection), _take_back(self.database)))
+            changed = _note(self.database, _ask(driver_of(connection), unsent + _take_back(self.database)))
             connection.rollback()
         except (DriverError, SQLAlchemyError) as error:
             return self._judge(_broken(error))
@@ -92,14 +100,17 @@ class Held:
         try:
             for driver in self._used:
                 if not driver.closed:
-                    _ask(driver, _RESET)
+                    # Without a transaction, the server would send a warning that costs as much as the rest.
+                    is_idle = driver.pgconn.transaction_status == TransactionStatus.IDLE
+                    _ask(driver, _RESET if is_idle else b"ROLLBACK; " + _RESET)
             self._used.clear()
             if self._restorer is None or self._restorer.closed:
                 self._restorer = connect(self.database.url)
                 prepare_restore(self._restorer)
             sessions = 1 + (self._connection is not None) + pool.checkedin()
-            query = _RESTORE.format(writes=self._writes, sessions=sessions).encode()
-            writes, _, changed = (_ask(self._restorer, query) or "").partition(" ")
+            values = [str(self._writes).encode(), str(sessions).encode()]
+            answer = _value(self._restorer.pgconn.exec_prepared(RESTORE, values))
+            writes, _, changed = (answer or "").partition(" ")
             self._writes = int(writes)
         except (DriverError, RagFactoryError) as error:
             return self._judge(_broken(error))
@@ -204,7 +215,7 @@ def _end(connection: Connection, session: Session, *, deferrable: bool) -> str |
     problem = None
     try:
         if deferrable:
-            if _driver(connection).info.transaction_status == TransactionStatus.INERROR:
+            if driver_of(connection).info.transaction_status == TransactionStatus.INERROR:
                 session.rollback()
             connection.exec_driver_sql(_CHECK_DEFERRED)
     except SQLAlchemyError as error:
@@ -213,8 +224,12 @@ def _end(connection: Connection, session: Session, *, deferrable: bool) -> str |
         session.close()
     except SQLAlchemyError as error:
         # The savepoint that the session stood on has gone.
-        problem = problem or f"its transaction was ended by a raw COMMIT or ROLLBACK ({_reason(error)})"
+        problem = problem or _ended(error)
     return problem
+
+
+def _ended(error: Exception) -> str:
+    return f"its transaction was ended by a raw COMMIT or ROLLBACK ({_reason(error)})"
 
 
 def _is_dead(connection: Connection | None, generation: int, database: WorkerDatabase) -> bool:
@@ -222,14 +237,9 @@ def _is_dead(connection: Connection | None, generation: int, database: WorkerDat
         connection is None
         or connection.closed
         or connection.invalidated
-        or _driver(connection).closed
+        or driver_of(connection).closed
         or generation != database.generation
     )
-
-
-def _driver(connection: Connection) -> Any:
-    """The driver's own connection: it can ask several things in one round trip."""
-    return connection.connection.driver_connection
 
 
 def _close(connection: Connection) -> None:
@@ -238,32 +248,16 @@ def _close(connection: Connection) -> None:
         connection.close()
 
 
-def _hasten_savepoints(dialect: Any) -> None:
-    """Set savepoints through libpq at once, the first in one round trip with the transaction's begin.
-
-    The usual way is taken where that doesn't work, for the error that everybody expects.
-    """
-
-    def hasten(usual: Any, statement: str, if_idle: str = "") -> Any:
-        def run(connection: Connection, name: str) -> None:
-            libpq = _driver(connection).pgconn
-            before = if_idle if libpq.transaction_status == TransactionStatus.IDLE else ""
-            if libpq.exec_(f"{before}{statement} {name}".encode()).status != ExecStatus.COMMAND_OK:
-                usual(connection, name)
-
-        return run
-
-    dialect.do_savepoint = hasten(dialect.do_savepoint, "SAVEPOINT", if_idle="BEGIN; ")
-    dialect.do_release_savepoint = hasten(dialect.do_release_savepoint, "RELEASE SAVEPOINT")
-    dialect.do_rollback_to_savepoint = hasten(dialect.do_rollback_to_savepoint, "ROLLBACK TO SAVEPOINT")
-
-
 def _ask(driver: Driver[Any], query: bytes) -> str | None:
     """Run statements in one round trip and return the value that the last one gives.
 
     Through libpq at once: the driver's own way takes as long as all the rest, and this is done for each test.
     """
-    result = driver.pgconn.exec_(query)
+    return _value(driver.pgconn.exec_(query))
+
+
+def _value(result: PGresult) -> str | None:
+    """The value that a query gives; None when it gives none."""
     if result.status == ExecStatus.TUPLES_OK:
         value = result.get_value(0, 0)
         return None if value is None else value.decode()
@@ -292,6 +286,8 @@ def _committed(changed: str) -> str:
 def _broken(error: Exception) -> str:
     if isinstance(error, LockNotAvailable):
         return "a transaction that it left open holds rows or tables"
+    if isinstance(error, (InvalidSavepointSpecification, NoActiveSqlTransaction)):
+        return _ended(error)
     return f"it can't be put back ({_reason(error)})"
 
 

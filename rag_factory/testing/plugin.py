@@ -5,6 +5,7 @@ Its imports are the cost of every start, so the parts that only some runs need a
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ from rag_factory.testing.run import GROUPS, Run, begin_run
 from rag_factory.testing.settings import read_test_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from rag_factory.testing.shards import Shard
 
 DURATIONS = Path("tests/durations.json")
@@ -103,12 +106,28 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     return workers if workers > 1 else 0
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the garbage collector from what lives as long as the run: modules and tests.
+
+    It would go through all of it again and again while they are imported, and several times at the end.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        if was_enabled:
+            gc.enable()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip the groups that are off, and keep the tests of this shard."""
     run = config.stash.get(RUN, None)
     off = run.off if run else {}
-    integration = config.rootpath / "tests" / "integration"
+    integration = f"{config.rootpath / 'tests' / 'integration'}{os.sep}"
     for item in items:
         fixtures = getattr(item, "fixturenames", [])
         if DATABASE_FIXTURES.intersection(fixtures):
@@ -116,7 +135,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if not CHECKED.intersection(fixtures) and "unchanged_database" not in fixtures:
                 # Nothing is taken back for it; so it is held to leaving nothing.
                 fixtures.insert(0, "unchanged_database")
-        if item.path.is_relative_to(integration):
+        if str(item.path).startswith(integration):
             item.add_marker("integration")
         for group in GROUPS:
             if group in off and item.get_closest_marker(group):
@@ -138,8 +157,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     run = item.config.stash.get(RUN, None)
     if run is not None and run.url and item.get_closest_marker("db"):
         os.environ["DATABASE_URL"] = run.url
-    else:
-        os.environ.pop("DATABASE_URL", None)
+        return
+    os.environ.pop("DATABASE_URL", None)
+    fixtures = getattr(item, "fixturenames", [])
+    if DATABASE_FIXTURES.intersection(fixtures):
+        # The first one here: leased before anything else, so that no other fixture comes too early for it.
+        fixtures.insert(0, "worker_database")
 
 
 class _Recorder:

@@ -144,16 +144,24 @@ def _fail(run: Run, config: TestSettings, error: Exception) -> None:
 
 def _prepare(run: Run, config: TestSettings, workers: int, environment: Mapping[str, str]) -> str:
     """Make all ready; what was found and made, in words."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from rag_factory.migrate.project import Project
     from rag_factory.testing.databases import lease_many, open_keeper
     from rag_factory.testing.place import checkout_id, find_place
-    from rag_factory.testing.template import ensure_template, read_facts
+    from rag_factory.testing.template import ensure_template, read_facts, read_source
 
     place = find_place(config, environment)
     project = Project(run.root)
-    run.keeper = server = open_keeper(place.url, config.db_connect_timeout_seconds)
+    # While the server starts a session, the files are read: so it doesn't matter how many they are.
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(open_keeper, place.url, config.db_connect_timeout_seconds)
+        try:
+            source = read_source(project)
+        finally:
+            run.keeper = server = opening.result()
     facts = read_facts(server, project)
-    template = ensure_template(server, place, project, facts)
+    template = ensure_template(server, place, project, facts, source)
     run.leased = list(lease_many(server, place, template, checkout_id(run.root), workers))
     run.tickets = [tuple(database.ticket) for database in run.leased]
     run.place, run.template = place.as_data(), template.as_data()

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import sql
 
-from rag_factory.database.driver import connect, translate
+from rag_factory.database.driver import translate
 from rag_factory.errors import LockedError, RagFactoryError, SettingsError
 from rag_factory.testing import catalog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from rag_factory.database.url import DatabaseUrl
     from rag_factory.migrate.project import Project
@@ -34,7 +34,7 @@ FILE_BYTES = 65_536
 # How exactly a mark knows when its database was last used.
 DAY_SECONDS = 86_400
 # A change of what this module builds makes templates of earlier forms useless.
-FORM = "9"
+FORM = "10"
 # Names have these after the base: nobody else's database is taken for one of ours.
 TEMPLATE, WORKER = "ragt", "ragw"
 ENGINE = Path(__file__).resolve().parent.parent
@@ -90,7 +90,18 @@ def read_facts(server: psycopg.Connection[Any], project: Project) -> ServerFacts
 
 
 def template_key(project: Project, facts: ServerFacts) -> str:
-    """Twelve characters that change with whatever a migration's result depends on.
+    """Twelve characters that change with whatever a migration's result depends on: see `read_source`."""
+    return key_of(read_source(project), facts)
+
+
+def key_of(source: bytes, facts: ServerFacts) -> str:
+    """The key of what `read_source` gives, on a server."""
+    said = f"{facts.version}\n{facts.extensions}\n".encode()
+    return hashlib.sha256(source + said).hexdigest()[:12]
+
+
+def read_source(project: Project) -> bytes:
+    """A digest of all in the checkout that a migration's result depends on. Asks no server.
 
     All files of the script folders count, since a revision may read any of them, and those that the project
     names as `template_files`; but not what Python and editors leave there.
@@ -109,15 +120,9 @@ def template_key(project: Project, facts: ServerFacts) -> str:
         digest.update(f"{name} {len(content)}\n".encode())
         digest.update(content)
     settings = project.pyproject.get("rag_factory", {}), project.pyproject.get("alembic", {})
-    for fact in (
-        FORM,
-        engine,
-        facts.version,
-        facts.extensions,
-        json.dumps(settings, sort_keys=True, default=str),
-    ):
+    for fact in (FORM, engine, json.dumps(settings, sort_keys=True, default=str)):
         digest.update(f"{fact}\n".encode())
-    return digest.hexdigest()[:12]
+    return digest.digest()
 
 
 def template_name(place: Place, key: str) -> str:
@@ -131,15 +136,15 @@ def worker_name(place: Place, checkout: str, slot: int) -> str:
 
 
 def ensure_template(
-    server: psycopg.Connection[Any], place: Place, project: Project, facts: ServerFacts
+    server: psycopg.Connection[Any], place: Place, project: Project, facts: ServerFacts, source: bytes
 ) -> Template:
     """Find the template, or build it. However many ask at once, one builds and the others wait.
 
     server: a session on the maintenance database, where all of them meet. As long as it lasts, nobody
-    collects the template.
+    collects the template. source: see `read_source`.
     Raises RagFactoryError: a migration failed; no template is left behind.
     """
-    name = template_name(place, template_key(project, facts))
+    name = template_name(place, key_of(source, facts))
     server.execute("SELECT pg_advisory_lock_shared(%s)", (use_key(name),))
     found = find_template(server, name, facts.strategy)
     if found is not None:
@@ -207,23 +212,45 @@ def use_key(name: str) -> int:
     return lock_key(f"use of {name}")
 
 
-def migrate_new_database(url: DatabaseUrl, root: Path, strategy: str, revision: str = "head") -> None:
-    """Create a database, in the way that this server copies fastest, and migrate it as `db.migrate` does."""
+def migrate_new_database(
+    server: psycopg.Connection[Any],
+    url: DatabaseUrl,
+    root: Path,
+    strategy: str,
+    revision: str = "head",
+    *,
+    at_end: Callable[[psycopg.Connection[Any]], None] = lambda _: None,
+) -> None:
+    """Create a database, in the way that this server copies fastest, and migrate it as `db.migrate` does.
+
+    server: a session on the maintenance database. at_end: called with one on the new database.
+    """
     # What only building needs is imported here: it would cost a warm run more than all the rest.
+    from concurrent.futures import ThreadPoolExecutor
+
     from rag_factory.database.config import DatabaseConfig
-    from rag_factory.migrate.creation import create_database
-    from rag_factory.migrate.history import History
+    from rag_factory.migrate.creation import create_database_from
     from rag_factory.migrate.project import Project
-    from rag_factory.migrate.runner import Runner
     from rag_factory.migrate.target import Target
 
     project = Project(root)
     # The defaults: neither the application's settings nor a test's have a say here.
     target = Target(url, DatabaseConfig.model_validate({}))
     with _as_application(url):
-        create_database(target, project, strategy=strategy)
-        history = History.read(project)
-        Runner(target, project, history, keep_ledger=False).upgrade(history.resolve(revision))
+        # While the server copies files, Alembic is imported and the revisions are read.
+        with ThreadPoolExecutor(1) as pool:
+            creating = pool.submit(create_database_from, server, target, project, strategy)
+            try:
+                from rag_factory.migrate.environment import load_scripts
+                from rag_factory.migrate.history import History
+                from rag_factory.migrate.runner import Runner
+
+                history = History.read(project)
+                scripts = load_scripts(project.alembic_config(url))
+            finally:
+                creating.result()
+        runner = Runner(target, project, history, keep_ledger=False, scripts=scripts, at_end=at_end)
+        runner.upgrade(history.resolve(revision))
 
 
 @contextmanager
@@ -278,13 +305,17 @@ def _build(
     """Migrate an empty database and close it. The mark is written last: without it, it is rebuilt."""
     url = place.url_of(name)
     drop(server, name)
+    settings: dict[str, str] = {}
+    deferrable, fingerprint = False, ""
+
+    def prove(connection: psycopg.Connection[Any]) -> None:
+        nonlocal settings, deferrable, fingerprint
+        fingerprint = catalog.install(connection)
+        settings = catalog.read_settings(connection)
+        deferrable = catalog.has_deferrable_constraints(connection)
+
     try:
-        migrate_new_database(url, project.root, strategy)
-        with connect(url) as connection:
-            catalog.install(connection)
-            settings = catalog.read_settings(connection)
-            deferrable = catalog.has_deferrable_constraints(connection)
-            fingerprint = catalog.fingerprint(connection)
+        migrate_new_database(server, url, project.root, strategy, at_end=prove)
         identifier = sql.Identifier(name)
         server.execute(sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false").format(identifier))
         server.execute(
