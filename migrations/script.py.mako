@@ -23,9 +23,13 @@ Before this runs where people are waiting:
 """
 
 from collections.abc import Sequence
+% if not isinstance(down_revision, tuple):
 
+% if "sa." in (upgrades or "") + (downgrades or ""):
 import sqlalchemy as sa
+% endif
 from alembic import op
+% endif
 ${imports + "\n" if imports else ""}
 revision: str = ${repr(up_revision)}
 down_revision: str | Sequence[str] | None = ${repr(down_revision)}

@@ -28,6 +28,7 @@ from rag_factory.migrate.by_hand import is_migrating, locked_by_hand, recorder
 # Importing it registers all that revisions have as op.…
 from rag_factory.migrate.operations.enums import take_name
 from rag_factory.migrate.project import Project
+from rag_factory.migrate.rendering import import_type
 from rag_factory.migrate.target import Target, reach
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def run_environment(
         "pg_functions": functions,
         "pg_triggers": triggers,
         "pg_views": views,
+        "render_item": import_type,
     } | options
     configuration["include_name"] = _leave_ours_out(configuration.get("include_name"))
     if context.is_offline_mode():

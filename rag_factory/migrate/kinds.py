@@ -69,7 +69,7 @@ op.drop_not_null_online("TABLE", "COLUMN")
     ),
     "backfill": Kind(
         """\
-# Batch by batch, each committed. A default or a trigger, a revision before, sees to rows that come meanwhile.
+# Batch by batch, each committed. For rows that come meanwhile: a default or a trigger, a revision before.
 op.backfill("TABLE", "COLUMN = EXPRESSION", where="COLUMN IS NULL")
 """,
         """\

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alembic import command
 
 from rag_factory.database.url import DatabaseUrl
-from rag_factory.errors import NotReadyError, UsageError
+from rag_factory.errors import NotReadyError, RagFactoryError, UsageError
 from rag_factory.migrate.branches import note_head
 from rag_factory.migrate.environment import explained, load_scripts, open_connection
+from rag_factory.migrate.kinds import fill_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from alembic.config import Config
 
+    from rag_factory.migrate.kinds import Kind
     from rag_factory.migrate.project import Project
     from rag_factory.migrate.target import Target
 
@@ -45,31 +50,29 @@ def write_revision(target: Target, project: Project, message: str) -> Path | Non
             open_connection(target.url, target.config) as connection,
         ):
             config.attributes["connection"] = connection
-            return _noted(
-                project,
-                command.revision(
-                    config, _checked(message), autogenerate=True, process_revision_directives=stop_if_empty
-                ),
+            script = command.revision(
+                config, _checked(message), autogenerate=True, process_revision_directives=stop_if_empty
             )
+            return _finish(project, config, script)
     except _NothingToWriteError:
         return None
 
 
-def write_empty_revision(project: Project, message: str) -> Path:
-    """Write a revision to be filled in by hand. Needs no database.
+def write_empty_revision(project: Project, message: str, kind: Kind | None = None) -> Path:
+    """Write a revision to be filled in by hand, with what one of that kind has. Needs no database.
 
     Raises UsageError: the message can't stand in a docstring. Raises NotReadyError: the folder is read-only.
     """
     config = project.alembic_config(None)
     with _writing(config):
-        return _noted(project, command.revision(config, _checked(message)))
+        return _finish(project, config, command.revision(config, _checked(message)), kind)
 
 
 def write_merge(project: Project, heads: Sequence[str], message: str) -> Path:
     """Write a revision that joins several heads into one. Needs no database. Raises as above."""
     config = project.alembic_config(None)
     with _writing(config):
-        return _noted(project, command.merge(config, list(heads), _checked(message)))
+        return _finish(project, config, command.merge(config, list(heads), _checked(message)))
 
 
 @contextmanager
@@ -96,8 +99,26 @@ def _checked(message: str) -> str:
     return line
 
 
-def _noted(project: Project, script: Any) -> Path:
-    """The file of what Alembic wrote, one script or a list with one; noted as the newest revision."""
+def _finish(project: Project, config: Config, script: Any, kind: Kind | None = None) -> Path:
+    """Finish what Alembic wrote, one script or a list with one: noted as the newest, filled in, formatted."""
     one = script[0] if isinstance(script, (list, tuple)) else script
     note_head(project, one.revision)
-    return Path(one.path)
+    path = Path(one.path)
+    if kind is not None:
+        fill_in(path, kind)
+    # A project with hooks of its own for what Alembic writes has chosen another way.
+    if "ruff" in project.pyproject and find_spec("ruff") and not config.get_hooks_list():
+        _format(path)
+    return path
+
+
+def _format(path: Path) -> None:
+    """Format as the project has it: Alembic writes single quotes, and lines of any length."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "format", "--quiet", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RagFactoryError(f"{path} is written, but ruff can't format it: {done.stderr.strip()}")

@@ -221,9 +221,7 @@ def revision(work: Workspace, message: str, empty: bool = False, kind: str | Non
     chosen = kinds.find_kind(kind) if kind is not None else None
     head = work.history.head
     if chosen is not None:
-        new = revisions.write_empty_revision(work.project, message)
-        show(str(new))
-        kinds.fill_in(new, chosen)
+        show(str(revisions.write_empty_revision(work.project, message, chosen)))
         say("Fill in what stands in capitals, then apply it: invoke db.migrate")
         return
     if empty:

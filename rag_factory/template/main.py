@@ -40,7 +40,8 @@ def show(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Print prose."""
+    """Print prose, after the data before it, also where both go to one pipe."""
+    sys.stdout.flush()
     print(text, file=sys.stderr)  # noqa: T201 - likewise
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +16,6 @@ import psycopg
 import pytest
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Iterator
 
     from rag_factory.database.url import DatabaseUrl
@@ -89,6 +90,14 @@ class Tasks:
         done = self.run("db.status", "--json", **environment)
         assert done.returncode in {0, 5}, done.stderr
         return dict(json.loads(done.stdout))
+
+
+def assert_styled(*paths: Path | str) -> None:
+    """New revisions are as the project's own lint session wants them: nobody's first one fails it."""
+    for check in (["check"], ["format", "--check"]):
+        command = [sys.executable, "-m", "ruff", *check, *map(str, paths)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture

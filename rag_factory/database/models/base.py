@@ -38,7 +38,10 @@ NEW_UUID = sa.text("gen_random_uuid()")
 
 
 class Base(DeclarativeBase):
-    """The root of all models; `Base.metadata` is what autogenerate compares."""
+    """The root of all models; `Base.metadata` is what autogenerate compares.
+
+    No `create_all()`: functions, triggers and views come of the revisions only: `invoke db.migrate`.
+    """
 
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
 

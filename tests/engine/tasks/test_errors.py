@@ -17,6 +17,7 @@ from psycopg import sql
 
 from rag_factory.database.url import DatabaseUrl
 from rag_factory.server import EmbeddedServer, find_binaries
+from tests.engine.conftest import assert_styled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -288,6 +289,7 @@ def test_several_heads_are_mended_by_a_merge(tasks: Tasks, write_revision: Calla
     heads = tasks.run("db.heads")
     assert (heads.returncode, heads.stdout.split()) == (7, ["003a", "003b"])
     written = Path(tasks.succeed("db.merge").stdout.strip())
+    assert_styled(written)
     assert written.parent == tasks.cli.root / "migrations" / "versions"
     assert "nothing to merge" in tasks.succeed("db.migrate", "db.status", "db.merge").stderr
 

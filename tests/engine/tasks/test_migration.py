@@ -17,6 +17,7 @@ import psycopg
 
 from rag_factory.migrate.lock import read_keys
 from rag_factory.migrate.project import Project
+from tests.engine.conftest import assert_styled
 from tests.engine.processes import started, wait_for
 
 if TYPE_CHECKING:
@@ -137,8 +138,9 @@ def test_revision_is_written_of_what_changed(tasks: Tasks, project: Path) -> Non
     text = path.read_text()
     assert text.startswith('"""add Source language!\n\nRevision ID: ')
     assert "Revises: 002" in text
-    assert "op.add_column('documents'" in text
-    assert "op.drop_column('documents', 'source_language')" in text
+    assert 'op.add_column("documents", sa.Column("summary", VECTOR(dim=8), nullable=True))' in text
+    assert 'op.drop_column("documents", "source_language")' in text
+    assert_styled(path)
     for rule in ("op.create_index_online", "op.set_not_null_online", "lock timeout", "Import no models"):
         assert rule in text, rule
     tasks.fail(
@@ -330,8 +332,11 @@ def _add_column(project: Path) -> None:
     env.write_text(
         env.read_text().replace(
             "run_environment(",
-            "import sqlalchemy as sa\n\n"
+            "import sqlalchemy as sa\n"
+            "from pgvector.sqlalchemy import Vector\n"
             'Base.metadata.tables["documents"].append_column(sa.Column("source_language", sa.Text()), '
+            "replace_existing=True)\n"
+            'Base.metadata.tables["documents"].append_column(sa.Column("summary", Vector(8)), '
             "replace_existing=True)\n"
             "run_environment(",
             1,

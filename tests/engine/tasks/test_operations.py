@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from tests.engine.conftest import assert_styled
 from tests.engine.processes import started
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def test_revision_of_each_kind_runs_when_it_is_filled_in(tasks: Tasks, query: Qu
     arguments = [part for kind in kinds for part in ("db.revision", "--kind", kind, "-m", f"the {kind}")]
     done = tasks.succeed(*arguments)
     assert done.stderr.endswith("\nFill in what stands in capitals, then apply it: invoke db.migrate\n")
+    assert_styled(*(tasks.cli.root / line for line in done.stdout.splitlines()))
     for kind, line in zip(kinds, done.stdout.splitlines(), strict=True):
         path = tasks.cli.root / line
         text = path.read_text()
