@@ -121,7 +121,8 @@ def measure(
         ALEMBIC_ALL: rival(ALEMBIC_ALL, MIGRATORS, usual, plain=True),
         FLOOR: floor,
     }
-    outcomes.figure = race(title, rivals, [Comparison(ALL, ONE, TARGET)], rounds)
+    comparisons = [Comparison(ALL, ONE, TARGET), Comparison(ALL, ALEMBIC_ALL, 1.0)]
+    outcomes.figure = race(title, rivals, comparisons, rounds)
     return outcomes
 
 
