@@ -283,6 +283,7 @@ def test_task_ends_with_1_where_something_is_found(tasks: Tasks) -> None:
     sarif = json.loads((tasks.cli.root / "found.sarif").read_text())
     assert sarif["runs"][0]["results"][0]["ruleId"] == "autocommit-not-alone"
     tasks.fail(2, "db.lint", "--json", "--github", says="--json and --github exclude each other")
+    tasks.fail(3, "db.lint", "--since", "main", says="git is not installed.*leave out --since", PATH="")
 
 
 def git(folder: Path, *arguments: str) -> str:
