@@ -168,7 +168,6 @@ def test_project_does_all_that_a_project_does(new: Callable[[str, str], Place], 
     written = project.uv("invoke", "db.revision", "-m", "language of a document")
     [revision] = (project.folder / "migrations" / "versions").glob("*language_of_a_document.py")
     assert "language" in revision.read_text(), written
-    project.uv("ruff", "format", str(revision))
     project.tasks(*BEFORE_MIGRATING)
     project.uv("invoke", "db.migrate")
     project.tasks(*AFTER_MIGRATING)
