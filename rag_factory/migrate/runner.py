@@ -156,7 +156,7 @@ class Runner:
         before.check(self.project, self.target.place)
         before.check_history(self.history, self.target.place)
         chosen = choose(before.revisions)
-        self._warn_first(work, before.revisions, chosen)
+        self._warn_first(work, before.revisions, chosen, direction)
         if not chosen:
             return before.revisions
         scripts = load_scripts(work.config)
@@ -175,11 +175,13 @@ class Runner:
             )
         return after
 
-    def _warn_first(self, work: _Work, current: Sequence[str], chosen: Sequence[Revision]) -> None:
+    def _warn_first(
+        self, work: _Work, now: Sequence[str], chosen: Sequence[Revision], direction: Direction
+    ) -> None:
         """Tell what an earlier run left, and what may hold this one up."""
-        told = work.ledger.recover(self.history.lineage(current)) if work.ledger else []
+        told = work.ledger.recover(self.history.lineage(now)) if work.ledger else []
         if chosen and self.keep_ledger:
-            told += find_warnings(work.session)
+            told += find_warnings(work.session, direction)
         for text in told:
             self.on_wait(text)
 
