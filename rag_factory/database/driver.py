@@ -92,6 +92,10 @@ def translate(error: BaseException, url: DatabaseUrl) -> RagFactoryError:
             return NotReadyError(
                 f"{place} is read-only: {primary}.", fix="Set DATABASE_URL to the primary, not a replica."
             )
+        case "3F000":
+            return NotReadyError(
+                f"{place} lacks a schema: {primary}.", fix="Create it, or correct its name where it is given."
+            )
         case "3D000":
             return _database_missing(url)
         case "58P01" | "0A000" if "extension" in primary:

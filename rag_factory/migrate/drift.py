@@ -10,6 +10,7 @@ import psycopg
 from rag_factory.database.driver import connect, translate
 from rag_factory.migrate.differences import compare, ignoring
 from rag_factory.migrate.foreign import find_foreign, version_tables
+from rag_factory.migrate.position import find_begun
 from rag_factory.migrate.reembed.traces import find_traces
 from rag_factory.migrate.runner import Runner
 from rag_factory.migrate.schema import read_items
@@ -31,12 +32,14 @@ class Drift:
     """revisions: where the database is. versions: the PostgreSQL of the database and of the comparison.
 
     reembedded: columns whose embedding model is being changed; what that has made is no difference.
+    backfills: those that were left half-way, in words; what their revision has made is a difference.
     """
 
     revisions: tuple[str, ...]
     differences: tuple[Difference, ...]
     versions: tuple[int, int]
     reembedded: tuple[str, ...] = ()
+    backfills: tuple[str, ...] = ()
 
 
 def find_drift(target: Target, project: Project, history: History, *, grants: bool = False) -> Drift:
@@ -48,6 +51,9 @@ def find_drift(target: Target, project: Project, history: History, *, grants: bo
     items, revisions, major = read_target(target, project, rights=grants)
     history.check_known(revisions, where=target.place)
     reembedded, traces = find_traces(target)
+    timeout = target.config.db_connect_timeout_seconds
+    with connect(target.url, connect_timeout_seconds=timeout, read_only=True) as session:
+        backfills = tuple(words for words, _ in find_begun(session))
     first, *others = revisions or (None,)
     with migrated_scratch(target, project, history, first) as scratch:
         for revision in others:
@@ -63,7 +69,7 @@ def find_drift(target: Target, project: Project, history: History, *, grants: bo
         )
         differences = without_respelled(differences, scratch, project)
     differences = [each for each in differences if (each.kind, each.name) not in traces]
-    return Drift(revisions, tuple(differences), (major, scratch_major), reembedded)
+    return Drift(revisions, tuple(differences), (major, scratch_major), reembedded, backfills)
 
 
 def without_respelled(differences: list[Difference], wanted: Target, project: Project) -> list[Difference]:
@@ -76,7 +82,7 @@ def without_respelled(differences: list[Difference], wanted: Target, project: Pr
     if not any(each.change == "changed" for each in differences):
         return differences
     _, _, major = read_target(wanted, project, rights=False)
-    with loaded_scratch(wanted, dump_schema(wanted, major)) as restored:
+    with loaded_scratch(wanted, project, dump_schema(wanted, major)) as restored:
         items, _, _ = read_target(restored, project, rights=False)
     respelled = {(item.kind, item.name): item.definition for item in items}
     return [

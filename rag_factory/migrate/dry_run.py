@@ -12,11 +12,10 @@ from alembic.runtime.environment import EnvironmentContext
 from sqlalchemy import Engine, event, text
 
 from rag_factory.errors import DatabaseMissingError, RagFactoryError
-from rag_factory.migrate.creation import create_database
 from rag_factory.migrate.environment import explained, load_scripts, open_connection, require_target
 from rag_factory.migrate.lock import migrator_lock
 from rag_factory.migrate.runner import Runner
-from rag_factory.migrate.scratch import schema_copy, scratch_name
+from rag_factory.migrate.scratch import new_scratch, schema_copy
 from rag_factory.migrate.state import read_state
 from rag_factory.migrate.steps import Applied, alembic_step, set_timeouts
 from rag_factory.migrate.watch import Watch
@@ -71,8 +70,7 @@ def dry_run(
     missing = _find_missing(target, project)
     if missing:
         on_wait(f"{missing} does not exist yet: trying on a new scratch database")
-        with scratch_name(target) as scratch:
-            create_database(scratch, project)
+        with new_scratch(target, project) as scratch:
             _upgrade(scratch, project, history, to, on_applied)
         return False
     tried: list[Applied] = []

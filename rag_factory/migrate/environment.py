@@ -158,8 +158,8 @@ def explained(
 ) -> Iterator[None]:
     """Turn whatever Alembic, an env.py or a revision raises in the body into an error of ours.
 
-    what: what was tried, as the beginning of "… failed: reason", or who knows it then. What they print goes
-    to stderr: our stdout is for data.
+    what: what was tried, as the beginning of "… failed: reason", or who knows it then: which revision is at
+    work, by which our own errors are told too. What they print goes to stderr: our stdout is for data.
     """
 
     def tried() -> str:
@@ -174,6 +174,8 @@ def explained(
         raise type(problem)(said, fix=problem.fix or _hint(error)) from error
     except (Exception, SystemExit) as error:
         # An env.py and a revision are anybody's code.
+        if isinstance(error, RagFactoryError) and not isinstance(what, str):
+            error.what = f"{what()} failed: {error.what}"
         if isinstance(error, (RagFactoryError, *let_through)):
             raise
         failure = f"{tried()} failed: {reason(error)}."

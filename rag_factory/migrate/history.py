@@ -7,6 +7,7 @@ files can't be read that way (computed ids, several folders) are read through Al
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from rag_factory.migrate.project import Project
 
 _FIELDS = ("revision", "down_revision", "branch_labels", "depends_on")
+
+# @, + and - have a meaning where a revision is named; the others end or bend a literal of SQL.
+_NOT_IN_AN_ID = re.compile(r"['\\@+\-\x00-\x1f]")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,12 @@ class History:
                     f"Two files have the revision id {revision.id}: {by_id[revision.id].path.name} and "
                     f"{revision.path.name}.",
                     fix="Give one of them an id of its own; where ids are numbers: invoke db.rechain FILE",
+                )
+            if found := _NOT_IN_AN_ID.search(revision.id):
+                raise HistoryError(
+                    f"{revision.path.name} has the revision id {revision.id!r}, and no id may have "
+                    f"{found[0]!r}: Alembic writes it into its SQL as it stands.",
+                    fix="Give it another one, of letters, digits and underscores.",
                 )
             by_id[revision.id] = revision
         self.labels = {label: revision.id for revision in by_id.values() for label in revision.labels}

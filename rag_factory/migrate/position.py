@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import psycopg
 
 from rag_factory.errors import UsageError
 from rag_factory.migrate.bookkeeping import SCHEMA
@@ -51,6 +53,12 @@ _GIVEN = """
                                         = ARRAY(SELECT unnest(ARRAY[{names}]) ORDER BY 1)
         FROM pg_attribute
         WHERE attrelid = indrelid AND attnum = ANY ((indkey::int2[])[0:indnkeyatts - 1]))"""
+
+
+_BEGUN = f"""
+    SELECT format('%s: %s row%s changed so far', table_name, total, CASE total WHEN 1 THEN '' ELSE 's' END),
+           format('DELETE FROM {TABLE} WHERE name = %L', name)
+    FROM {TABLE} WHERE finished_at IS NULL AND total > 0 ORDER BY started_at"""
 
 
 @dataclass(frozen=True)
@@ -124,6 +132,17 @@ def key_query(table: str, names: Sequence[str] | None) -> str:
 def read_state(session: Session, name: str) -> State:
     """Read where the backfill is now."""
     return State(*session.execute(f"SELECT {_COLUMNS} FROM {TABLE} WHERE name = {quote(name)}")[0])
+
+
+def find_begun(session: psycopg.Connection[Any]) -> list[tuple[str, str]]:
+    """The backfills that have changed rows and aren't done: each in words, and the SQL that forgets it.
+
+    session: in autocommit mode.
+    """
+    try:
+        return [(words, forget) for words, forget in session.execute(_BEGUN.encode())]
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
+        return []  # there never was one, or this role may not know of it
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rag_factory.errors import LeftOversError
+from rag_factory.migrate.position import find_begun
 from rag_factory.migrate.watch import Blocker
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from rag_factory.migrate.history import Revision
+    from rag_factory.migrate.steps import Direction
 
 LONG_SECONDS = 60
 _LONG_TRANSACTIONS = """
@@ -62,7 +64,7 @@ def find_invalid_indexes(session: psycopg.Connection[Any]) -> list[InvalidIndex]
     return [InvalidIndex(*row) for row in session.execute(_INVALID)]
 
 
-def find_warnings(session: psycopg.Connection[Any]) -> list[str]:
+def find_warnings(session: psycopg.Connection[Any], direction: Direction) -> list[str]:
     """What to tell before the first revision. A pending one may mend an index, so none of it is an error."""
     told = [f"warning: long transaction, may hold us up: {one}" for one in find_long_transactions(session)]
     told += [
@@ -70,6 +72,14 @@ def find_warnings(session: psycopg.Connection[Any]) -> list[str]:
         f"REINDEX INDEX CONCURRENTLY {index.qualified_name}"
         for index in find_invalid_indexes(session)
     ]
+    for words, forget in find_begun(session):
+        if direction == "up":
+            told.append(f"a backfill was left half-way, and goes on in its revision: {words}")
+        else:
+            told.append(
+                f"warning: a backfill was left half-way: {words}. It will go on from there: if this takes "
+                f"away what it has filled, let it begin anew: {forget}"
+            )
     return told
 
 

@@ -93,7 +93,8 @@ def _all(error: RagFactoryError) -> tuple[RagFactoryError, ...]:
 
 def _history(project: Project) -> str:
     known = History.read(project)
-    return f"{len(known.revisions)} revisions, head {known.head or 'none'}"
+    count = len(known.revisions)
+    return f"{count} revision{'' if count == 1 else 's'}, head {known.head or 'none'}"
 
 
 def _server(target: Target) -> str:

@@ -85,7 +85,7 @@ def _compare_by_running(target: Target, project: Project, texts: tuple[str, str]
     schemas = []
     try:
         for text in texts:
-            with loaded_scratch(target, text.encode()) as scratch:
+            with loaded_scratch(target, project, text.encode()) as scratch:
                 schemas.append(read_target(scratch, project, rights=False)[0])
     except RagFactoryError as error:
         raise NotReadyError(

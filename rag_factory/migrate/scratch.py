@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import subprocess
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import sql
 
-from rag_factory.database.driver import connect, connect_maintenance, translate
+from rag_factory.database.driver import connect, connect_maintenance, translated
 from rag_factory.database.url import scrub
 from rag_factory.errors import LockedError, NotReadyError, RagFactoryError, ServerError
 from rag_factory.migrate.bookkeeping import OWN_SCHEMAS
@@ -29,9 +30,19 @@ if TYPE_CHECKING:
     from rag_factory.migrate.history import History
     from rag_factory.migrate.project import Project
 
+log = logging.getLogger("rag_factory.server")
+
 PREFIX = "rag_factory_scratch"
 _SCRATCH_DATABASES = "SELECT datname FROM pg_database WHERE starts_with(datname, %s)"
-_MAY_CREATE = "SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user"
+# Whether it may create databases, and what it may not for certain create in one of its own.
+_RIGHTS = """
+    SELECT rolcreatedb OR rolsuper, ARRAY(
+        SELECT available.name FROM pg_available_extensions AS available
+        JOIN pg_available_extension_versions AS versions
+            ON versions.name = available.name AND version = default_version
+        WHERE available.name = ANY (%s) AND superuser AND NOT trusted AND NOT rolsuper)
+    FROM pg_roles WHERE rolname = current_user
+"""
 # It is written to, whatever the database it is a copy of allows.
 _NOT_FOR_A_COPY = frozenset({"default_transaction_read_only"})
 _EXTENSIONS = "SELECT extname FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY oid"
@@ -48,16 +59,17 @@ _SETTINGS = """
 
 
 @contextmanager
-def scratch_name(target: Target, *, embedded: bool = False) -> Iterator[Target]:
+def scratch_name(
+    target: Target, extensions: Sequence[str] = (), *, template: str = "template0"
+) -> Iterator[Target]:
     """Reserve a name for the body, for a database that it may create; dropped afterwards.
 
-    It is on the target's server where the role may create databases, else on the embedded one. A session
-    holds a lock of its name meanwhile; those of killed runs, whose lock is free, are dropped first.
-    embedded: it is on the embedded one in any case, since the role may not create the extensions it needs.
-    Raises NotReadyError: neither server will do.
+    It is on the target's server where the role may create databases, and these extensions in one made of
+    `template`; else on the embedded one, which is told. A session holds a lock of its name meanwhile; those
+    of killed runs, whose lock is free, are dropped first. Raises NotReadyError: neither server will do.
     """
     name = f"{PREFIX}_{os.getpid()}_{secrets.token_hex(4)}"
-    on_server = _with_right_to_create(target, extensions=not embedded)
+    on_server = _with_right_to_create(target, name, extensions, template)
     scratch = replace(on_server, url=on_server.url.with_database(name))
     timeout = target.config.db_connect_timeout_seconds
     with connect_maintenance(scratch.url, connect_timeout_seconds=timeout) as keeper:
@@ -73,6 +85,14 @@ def scratch_name(target: Target, *, embedded: bool = False) -> Iterator[Target]:
 
 
 @contextmanager
+def new_scratch(target: Target, project: Project) -> Iterator[Target]:
+    """Make a scratch database for the body, as `db.create` makes one: with the project's extensions."""
+    with scratch_name(target, project.extensions, template="template1") as scratch:
+        create_database(scratch, project)
+        yield scratch
+
+
+@contextmanager
 def migrated_scratch(
     target: Target, project: Project, history: History, revision: str | None
 ) -> Iterator[Target]:
@@ -80,8 +100,7 @@ def migrated_scratch(
     # Imported here: it loads Alembic, which a restored backup's scratch database does without.
     from rag_factory.migrate.runner import Runner
 
-    with scratch_name(target) as scratch:
-        create_database(scratch, project)
+    with new_scratch(target, project) as scratch:
         Runner(scratch, project, history, keep_ledger=False).upgrade(revision)
         yield scratch
 
@@ -94,18 +113,14 @@ def schema_copy(target: Target, project: Project) -> Iterator[Target]:
     Raises RagFactoryError: the schema can't be read, or not be made there.
     """
     timeout = target.config.db_connect_timeout_seconds
-    with ExitStack() as stack:
-        scratch = stack.enter_context(scratch_name(target))
-        with connect(target.url, connect_timeout_seconds=timeout, read_only=True) as live:
-            major = live.info.server_version // 10000
-            revisions = read_revisions(target, project, live)
-            settings = [text.partition("=")[::2] for (text,) in live.execute(_SETTINGS)]
-            extensions = [name for (name,) in live.execute(_EXTENSIONS)]
+    with connect(target.url, connect_timeout_seconds=timeout, read_only=True) as live:
+        major = live.info.server_version // 10000
+        revisions = read_revisions(target, project, live)
+        settings = [text.partition("=")[::2] for (text,) in live.execute(_SETTINGS)]
+        extensions = [name for (name,) in live.execute(_EXTENSIONS)]
+    with scratch_name(target, extensions) as scratch:
         schema = dump_schema(target, major)
         _create_like(scratch, settings)
-        if not _may_create_extensions(scratch, extensions):
-            scratch = stack.enter_context(scratch_name(target, embedded=True))
-            _create_like(scratch, settings)
         _load(scratch, schema)
         with connect(scratch.url, connect_timeout_seconds=timeout) as copy:
             table = sql.Identifier(*project.version_table)
@@ -115,12 +130,12 @@ def schema_copy(target: Target, project: Project) -> Iterator[Target]:
 
 
 @contextmanager
-def loaded_scratch(target: Target, schema: bytes) -> Iterator[Target]:
+def loaded_scratch(target: Target, project: Project, schema: bytes) -> Iterator[Target]:
     """Make a scratch database with the schema that this SQL makes, for the body.
 
     Raises RagFactoryError: the SQL can't be run there.
     """
-    with scratch_name(target) as scratch:
+    with scratch_name(target, project.extensions) as scratch:
         _create_like(scratch, [])
         _load(scratch, schema)
         yield scratch
@@ -199,12 +214,14 @@ def _create_like(scratch: Target, settings: list[tuple[str, str]]) -> None:
             raise RagFactoryError(f"The scratch database {name} can't be made: {error}.") from error
 
 
-def _may_create_extensions(scratch: Target, names: Sequence[str]) -> bool:
+def _may_create_extensions(scratch: Target, names: Sequence[str], template: str) -> bool:
     """Whether the role may create these extensions; tried, as managed servers have rules of their own."""
     timeout = scratch.config.db_connect_timeout_seconds
-    with connect(scratch.url, connect_timeout_seconds=timeout) as session:
+    database = sql.Identifier(scratch.url.database)
+    with connect_maintenance(scratch.url, connect_timeout_seconds=timeout) as server, translated(scratch.url):
+        server.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(database, sql.Identifier(template)))
         try:
-            with session.transaction(force_rollback=True):
+            with connect(scratch.url, connect_timeout_seconds=timeout) as session:
                 for name in names:
                     statement = sql.SQL("CREATE EXTENSION IF NOT EXISTS {} CASCADE")
                     session.execute(statement.format(sql.Identifier(name)))
@@ -212,19 +229,31 @@ def _may_create_extensions(scratch: Target, names: Sequence[str]) -> bool:
             return False
         except psycopg.Error:
             pass  # of another kind, such as a schema that is missing: loading gets along, or tells it
+        finally:
+            server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(database))
     return True
 
 
-def _with_right_to_create(target: Target, *, extensions: bool) -> Target:
+def _with_right_to_create(target: Target, name: str, extensions: Sequence[str], template: str) -> Target:
     """The target, or the embedded server's when its role may not create databases, or not the extensions."""
     timeout = target.config.db_connect_timeout_seconds
-    with connect_maintenance(target.url, connect_timeout_seconds=timeout) as server:
-        try:
-            row = server.execute(_MAY_CREATE).fetchone()
-        except psycopg.Error as error:
-            raise translate(error, target.url) from error
+    with (
+        connect_maintenance(target.url, connect_timeout_seconds=timeout) as server,
+        translated(target.url),
+    ):
+        row = server.execute(_RIGHTS, (list(extensions),)).fetchone()
         major = server.info.server_version // 10000
-    if row and row[0] and extensions:
+    role = target.url.user or "this role"
+    may_create, doubtful = row or (False, [])
+    if not may_create:
+        may_not = f"{role} may not create a scratch database"
+        fix = f"Let the role create databases: ALTER ROLE {role} CREATEDB"
+    elif doubtful and not _may_create_extensions(
+        replace(target, url=target.url.with_database(name)), doubtful, template
+    ):
+        may_not = f"{role} may not create the {_extensions(doubtful)} in a scratch database"
+        fix = "Let a superuser run the task"
+    else:
         return target
     from rag_factory.server import EmbeddedServer
 
@@ -234,12 +263,6 @@ def _with_right_to_create(target: Target, *, extensions: bool) -> Target:
         anchored(config, config.embedded_data_folder),
         bin_folder=anchored(config, config.postgres_bin_folder) if config.postgres_bin_folder else None,
     )
-    role = target.url.user or "this role"
-    fix = f"Let the role create databases: ALTER ROLE {role} CREATEDB"
-    may_not = f"{role} may not create a scratch database"
-    if not extensions:
-        may_not = f"{role} may not create the extensions of a scratch database"
-        fix = "Let a superuser run the task"
     try:
         address = embedded.ensure_running()
         elsewhere = replace(target, url=embedded_url(address, "postgres"), server=embedded)
@@ -257,7 +280,12 @@ def _with_right_to_create(target: Target, *, extensions: bool) -> Target:
             f"PostgreSQL {found}, older than its {major}.",
             fix=f"{fix}.",
         )
+    log.info("%s on %s: it is made on the embedded server", may_not, target.url.server)
     return elsewhere
+
+
+def _extensions(names: Sequence[str]) -> str:
+    return f"extension{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
 def _lock(keeper: psycopg.Connection[Any], name: str) -> bool:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from rag_factory.database.config import DatabaseConfig
+from rag_factory.database.driver import connect
 from rag_factory.database.url import DatabaseUrl, scrub
-from rag_factory.errors import DatabaseMissingError, RagFactoryError
+from rag_factory.errors import DatabaseMissingError, NotReadyError, RagFactoryError
 from rag_factory.migrate.creation import create_database
 from rag_factory.migrate.history import History
 from rag_factory.migrate.project import Project
@@ -80,12 +81,25 @@ def _prepare(target: Target, project: Project) -> DatabaseState:
 
     Not for a schema: they would be made in that one, and the others would not see them.
     """
+    if project.version_schema is not None:
+        _check_schema(target, project.version_schema)
     state = read_state(target, project)
     if "vector" in project.extensions and state.pgvector is None and project.version_schema is None:
         create_database(target, project)
         state = read_state(target, project)
     state.check(project, target.place)
     return state
+
+
+def _check_schema(target: Target, name: str) -> None:
+    """A search path may name a schema that isn't there: the tables would be made in the next one."""
+    timeout = target.config.db_connect_timeout_seconds
+    with connect(target.url, connect_timeout_seconds=timeout, read_only=True) as session:
+        found = session.execute("SELECT FROM pg_namespace WHERE nspname = %s", (name,)).fetchone()
+        if found is None:
+            raise NotReadyError(
+                f"There is no schema {name} in {target.place}.", fix="Create it, or take it off the list."
+            )
 
 
 def _revisions_now(target: Target, project: Project) -> Any:

@@ -71,7 +71,7 @@ class Work:
         runner = self.runner
         scripts = runner.scripts or load_scripts(self.config)
         if runner.keep_ledger:
-            for text in find_warnings(self.session):
+            for text in find_warnings(self.session, direction):
                 runner.on_wait(text)
             # Each run looks for itself; here it is before a backup, and before anything is told.
             self._require_target(scripts)

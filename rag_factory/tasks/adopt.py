@@ -29,6 +29,11 @@ def drift(work: Workspace, grants: bool = False, json: bool = False) -> None:
     at = ", ".join(found.revisions) or "base"
     for column in found.reembedded:
         say(f"{column} is being re-embedded; what that has made is left out. See: invoke db.reembed --status")
+    for words in found.backfills:
+        say(
+            f"a backfill was left half-way ({words}), and what its revision has made may differ. "
+            "To go on: invoke db.migrate"
+        )
     live, compared = found.versions
     if live != compared:
         say(

@@ -216,6 +216,7 @@ def show_revision(work: Workspace, revision: str) -> None:
 def revision(work: Workspace, message: str, empty: bool = False, kind: str | None = None) -> None:
     """Write a revision of what the models have changed."""
     from rag_factory.migrate import kinds, revisions
+    from rag_factory.migrate.check import allowed_or_on_copy
     from rag_factory.migrate.reembed.traces import find_traces
 
     chosen = kinds.find_kind(kind) if kind is not None else None
@@ -237,7 +238,9 @@ def revision(work: Workspace, message: str, empty: bool = False, kind: str | Non
             "would drop what that has made. Nothing was written.",
             fix="Write an empty one and fill it in (--empty), or end it first: invoke db.reembed --status",
         )
-    path = revisions.write_revision(work.target, work.project, message)
+    path = allowed_or_on_copy(
+        work.target, work.project, lambda target: revisions.write_revision(target, work.project, message)
+    )
     if path is None:
         say("The models and the database agree; nothing to write. To write one all the same: --empty")
     else:
@@ -262,7 +265,7 @@ def check(work: Workspace) -> None:
 
     db.drift is another thing: it holds the database against its applied revisions.
     """
-    from rag_factory.migrate.check import find_differences
+    from rag_factory.migrate.check import allowed_or_on_copy, find_differences
     from rag_factory.migrate.reembed.traces import find_traces
     from rag_factory.migrate.scratch import migrated_scratch
 
@@ -272,7 +275,9 @@ def check(work: Workspace) -> None:
         with migrated_scratch(work.target, work.project, work.history, head) as scratch:
             differences = find_differences(scratch, work.project)
     else:
-        differences = find_differences(work.target, work.project)
+        differences = allowed_or_on_copy(
+            work.target, work.project, lambda target: find_differences(target, work.project)
+        )
     if differences:
         show("\n".join(differences))
         columns = find_traces(work.target)[0]

@@ -57,7 +57,7 @@ def test_restored_database_is_known_again(database_at: Callable[[str], Database]
 
     database = database_at("026")
     dump = schema_text(database.target, PROJECT).encode()
-    with loaded_scratch(database.target, dump) as restored:
+    with loaded_scratch(database.target, PROJECT, dump) as restored:
         found = detect_revision(restored, PROJECT, database.history)
         assert (found.exact, found.nearest, found.differences) == (("026",), "026", ())
         Runner(restored, PROJECT, database.history).stamp("026")

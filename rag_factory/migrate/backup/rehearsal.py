@@ -88,7 +88,7 @@ def rehearse(
     history.check_known(backup.manifest.revisions, where=f"The backup {backup.name}")
     pending = history.pending(backup.manifest.revisions, history.head)
     passes: list[dict[str, float]] = [{}, {}, {}]
-    with reading(backup), scratch_name(target) as scratch:
+    with reading(backup), scratch_name(target, list(backup.manifest.extensions)) as scratch:
         clock = time.monotonic()
         backup.verify()
         timeout = scratch.config.db_connect_timeout_seconds

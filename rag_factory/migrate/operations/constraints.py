@@ -12,8 +12,16 @@ from alembic.operations.ops import (
 from sqlalchemy.schema import AddConstraint
 from sqlalchemy.sql.elements import conv
 
-from rag_factory.errors import RagFactoryError
-from rag_factory.migrate.operations.steps import DIALECT, PROBE, REFUSAL, Steps, name_of, qualified, unquoted
+from rag_factory.migrate.operations.steps import (
+    DIALECT,
+    PROBE,
+    REFUSAL,
+    Steps,
+    name_of,
+    qualified,
+    refuse_parameters,
+    unquoted,
+)
 from rag_factory.migrate.session import quote
 
 if TYPE_CHECKING:
@@ -178,15 +186,7 @@ class DropConstraintOnlineOp(MigrateOperation):
 def _add_check(operations: Operations, operation: AddCheckOnlineOp) -> None:
     constraint: CheckConstraint = operation.constraint.to_constraint(operations.migration_context)
     name, table = constraint_name(constraint), _table(constraint)
-    # SQLAlchemy would write NULL for them, and the check would be another one.
-    unset = [
-        key for key, value in constraint.sqltext.compile(dialect=DIALECT).params.items() if value is None
-    ]
-    if unset:
-        raise RagFactoryError(
-            f"The condition of the check {name} has :{unset[0]}, which SQLAlchemy reads as a parameter.",
-            fix=rf"If a colon is meant, write it as \:{unset[0]} in a raw string: r'…'",
-        )
+    refuse_parameters(f"The condition of the check {name}", constraint.sqltext)
     probe = CreateCheckConstraintOp(conv(name), PROBE, operation.constraint.condition, schema="pg_temp")
     look = _LOOK_AT_CHECK.format(
         probe=PROBE,

@@ -69,6 +69,8 @@ BEGIN
     END IF;
 END
 """
+# A colon that SQLAlchemy would take for the beginning of a parameter; what is indexed is plain SQL.
+_PARAMETER, _ESCAPED = re.compile(r"(?<![:\w\\]):(?=\w+(?!:|\w))"), r"\\:"
 _COLUMN_TYPE = """
     SELECT format_type(atttypid, atttypmod) FROM pg_attribute
     WHERE attrelid = {table}::regclass AND quote_ident(attname) = {column}"""
@@ -170,7 +172,7 @@ def _create_hnsw_index(operations: Operations, operation: CreateHnswIndexOnlineO
     index = CreateIndexOp(
         given.index_name,
         given.table_name,
-        [text(f"{given.value} {name_of(given.ops)}")],
+        [text(f"{_PARAMETER.sub(_ESCAPED, given.value)} {name_of(given.ops)}")],
         schema=given.schema,
         postgresql_using="hnsw",
         postgresql_with={"m": given.m, "ef_construction": given.ef_construction},

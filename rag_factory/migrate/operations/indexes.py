@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from alembic.operations import MigrateOperation, Operations
 from alembic.operations.ops import CreateIndexOp
+from sqlalchemy import text
 from sqlalchemy.schema import CreateIndex
 
 from rag_factory.errors import LockedError
-from rag_factory.migrate.operations.steps import DIALECT, PROBE, REFUSAL, Steps, qualified, unquoted
+from rag_factory.migrate.operations.steps import (
+    DIALECT,
+    PROBE,
+    REFUSAL,
+    Steps,
+    qualified,
+    refuse_parameters,
+    unquoted,
+)
 from rag_factory.migrate.operations.watch import index_progress
 from rag_factory.migrate.session import DATABASE_ERRORS, quote
 
@@ -240,6 +249,9 @@ def index_sql(index: CreateIndexOp, context: MigrationContext) -> tuple[str, str
     index.kw["postgresql_concurrently"] = True
     made = index.to_index(context)
     name = str(DIALECT.identifier_preparer.format_index(made))
+    parts = [*made.expressions, made.dialect_options["postgresql"]["where"]]
+    written = (text(part) if isinstance(part, str) else part for part in parts if part is not None)
+    refuse_parameters(f"The index {name}", *written)
     return unquoted(name), _compile(CreateIndex(made, if_not_exists=True))
 
 

@@ -82,7 +82,7 @@ def _backfill(operations: Operations, operation: BackfillOp) -> None:
             steps.write(backfill_block(backfill))
         else:
             changed = replace(backfill, on_progress=steps.on_progress).run(steps.session)
-            steps.notice(f"backfilled {backfill.table}: {changed} rows changed")
+            steps.notice(f"backfilled {backfill.table}: {changed} row{'' if changed == 1 else 's'} changed")
     _forget_with_revision(operations.migration_context, backfill.name)
 
 

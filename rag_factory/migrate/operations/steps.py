@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import SQLAlchemyError
 
-from rag_factory.errors import RagFactoryError
+from rag_factory.errors import RagFactoryError, UsageError
 from rag_factory.migrate.retry import Patience
 from rag_factory.migrate.session import (
     ATTEMPTS,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from alembic.operations import Operations
     from alembic.runtime.migration import MigrationContext
+    from sqlalchemy import ClauseElement
 
     from rag_factory.migrate.progress import Progress
 
@@ -43,6 +44,8 @@ REFUSAL = "RF001"
 # The name of an empty table that they make and undo, to see what the server makes of a definition.
 PROBE = "rag_factory_probe"
 LONGEST_PAUSE_SECONDS = 10.0
+# A table, a column, a type or a schema that isn't there.
+_MISSING = frozenset({"42P01", "42703", "42704", "3F000"})
 _CHECK_VIOLATED, _FOREIGN_KEY_VIOLATED, _UNIQUE_VIOLATED = "23514", "23503", "23505"
 _OFFLINE_STEP = """\
 DO $rag_factory$
@@ -80,6 +83,20 @@ def qualified(name: str, schema: str | None) -> str:
 def unquoted(name: str) -> str:
     """The name itself, of one as in SQL."""
     return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def refuse_parameters(what: str, *elements: ClauseElement) -> None:
+    """Refuse SQL text with :x in it: SQLAlchemy would write NULL there, and make something else of it.
+
+    what: whose text it is, for the message. Raises RagFactoryError.
+    """
+    for element in elements:
+        for key, value in element.compile(dialect=DIALECT).params.items():
+            if value is None:
+                raise RagFactoryError(
+                    f"{what} has :{key}, which SQLAlchemy reads as a parameter.",
+                    fix=rf"If a colon is meant, write it as \:{key} in a raw string: r'…'",
+                )
 
 
 class Steps:
@@ -203,12 +220,19 @@ class Steps:
         """Turn what our own blocks refuse, and what rows are against, into errors that say what to do."""
         try:
             yield
+        except UsageError as error:
+            # The mistake is in the revision, not in the command line.
+            raise RagFactoryError(f"{self.what}: {error.what}", fix=error.fix) from error
         except DATABASE_ERRORS as error:
             state = sqlstate(error)
             diagnosis = getattr(getattr(error, "orig", None) or error, "diag", None)
             said = getattr(diagnosis, "message_primary", None) or str(error).splitlines()[0]
             if state == REFUSAL:
                 raise RagFactoryError(said, fix=getattr(diagnosis, "message_hint", None)) from error
+            if state in _MISSING:
+                raise RagFactoryError(
+                    f"{self.what}: {said}.", fix="Correct the name, or make it in a revision before this one."
+                ) from error
             if state in {_CHECK_VIOLATED, _FOREIGN_KEY_VIOLATED, _UNIQUE_VIOLATED}:
                 raise RagFactoryError(f"{self.what}: {said}.", fix=fix) from error
             raise

@@ -44,7 +44,8 @@ class Written:
     at_most: bool
 
     def __str__(self) -> str:
-        return f"writes {'up to' if self.at_most else 'about'} {self.rows:,} rows of {self.relation}"
+        rows = f"{self.rows:,} row{'' if self.rows == 1 else 's'}"
+        return f"writes {'up to' if self.at_most else 'about'} {rows} of {self.relation}"
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,7 @@ class Weigher:
                 name = _short(statement.before.relations[change.table].name)
                 what = f"table {name}" if change.kind == "table dropped" else f"column {name}.{change.name}"
                 rows = self._rows_of(change.table)
-                told.append(what + (f" (about {rows:,} rows)" if rows > 0 else ""))
+                told.append(what + (f" (about {rows:,} row{'' if rows == 1 else 's'})" if rows > 0 else ""))
         return told
 
 

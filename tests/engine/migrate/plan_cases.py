@@ -256,7 +256,7 @@ CASES = [
         "short lock",
         "must not be read any more",
         tiny=EXCLUSIVE,
-        drops=("table tiny (about 1 rows)",),
+        drops=("table tiny (about 1 row)",),
     ),
     case("CREATE ROLE rag_factory_never_made", "online"),
 ]

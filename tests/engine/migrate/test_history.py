@@ -87,6 +87,7 @@ def test_resolve_reads_ids_beginnings_and_words(tmp_path: Path) -> None:
         ({"a": "b", "b": "a"}, "runs in a circle"),
         ({"a": "a"}, "runs in a circle"),
         ({"a": "", "b": "a c", "c": "b"}, "runs in a circle"),
+        ({"it's": ""}, r"the revision id \"it's\", and no id may have"),
         ({"a": "gone"}, "1_a.py follows gone, which this checkout lacks"),
     ],
 )

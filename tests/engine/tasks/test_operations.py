@@ -84,6 +84,8 @@ def test_interrupted_operations_go_on(
     with started(cli, "db.migrate") as process:
         _wait_for(query, "SELECT EXISTS (SELECT FROM rag_factory.backfills WHERE total = 50)")
         assert "The database is at 002. To go on, run the task again." in _interrupted(process)
+    drift = tasks.succeed("db.drift").stderr
+    assert "a backfill was left half-way (documents: 50 rows changed so far), and what its" in drift
     write_revision("003", upgrade=f"{backfill.format(0)}\n{index}", downgrade="op.execute('SELECT 1')")
     with psycopg.connect(database_url.plain) as older:
         older.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
@@ -93,7 +95,9 @@ def test_interrupted_operations_go_on(
                 query,
                 "SELECT count(*) = 1 FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting for%%'",
             )
-            assert "backfilled documents: 300 rows changed\n" in _interrupted(process)
+            said = _interrupted(process)
+    assert "half-way, and goes on in its revision: documents: 50 rows changed so far\n" in said
+    assert "backfilled documents: 300 rows changed\n" in said
     done = tasks.succeed("db.migrate")
     assert "+ 003 " in done.stderr
     assert query("SELECT DISTINCT total_chunks FROM documents") == [(1,)]

@@ -157,20 +157,25 @@ def test_interrupted_plan_leaves_no_scratch_database(
 def test_role_that_may_create_no_scratch_database(
     tasks: Tasks, database_url: DatabaseUrl, write_revision: WriteRevision, query: Query, right: str
 ) -> None:
-    tasks.succeed("db.migrate")
-    # Only a superuser creates this one.
-    query("CREATE EXTENSION pageinspect")
-    write_revision("003", "002", "ALTER TABLE chunks ADD note text", "ALTER TABLE chunks DROP note")
+    # Only a superuser creates the extension vector.
+    tasks.succeed("db.migrate", "db.backup")
     role = f"reader_{database_url.database}"
     query(f"CREATE ROLE {role} LOGIN {right} PASSWORD 'only-reads' IN ROLE pg_read_all_data")
-    # The copy is written to all the same.
-    query(f"ALTER DATABASE {database_url.database} SET default_transaction_read_only = on")
     url = f"postgresql://{role}:only-reads@{database_url.host}:{database_url.port}/{database_url.database}"
     try:
+        compared = tasks.succeed("db.check", "db.drift", "db.stamp", "--detect", DATABASE_URL=url)
+        # The copy is written to all the same.
+        query(f"ALTER DATABASE {database_url.database} SET default_transaction_read_only = on")
+        write_revision("003", "002", "ALTER TABLE chunks ADD note text", "ALTER TABLE chunks DROP note")
         done = tasks.succeed("db.plan", "--json", DATABASE_URL=url)
+        rehearsed = tasks.succeed("db.rehearse", DATABASE_URL=url)
     finally:
         EmbeddedServer(tasks.cli.root / ".rag_factory" / "server").stop()
         query(f"BEGIN READ WRITE; DROP ROLE {role}; COMMIT")
+    for told in (compared, done, rehearsed):
+        assert f"{role} may not create " in told.stderr
+        assert ": it is made on the embedded server\n" in told.stderr
+    assert f"{role} may not compare in " in compared.stderr
     plan = json.loads(done.stdout)
     assert plan["rehearsed_on"] == "the embedded server"
     (statement,) = plan["revisions"][0]["statements"]

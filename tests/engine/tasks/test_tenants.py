@@ -104,6 +104,10 @@ def test_schemas_have_version_tables_of_their_own(
             "SELECT relnamespace::regnamespace::text FROM pg_class WHERE relname = 'documents' ORDER BY 1"
         )
         assert found.fetchall() == [('"Number 2"',), ("one",)]
+        missing = ("db.migrate-tenants", "--tenant-query", "SELECT 'three'", "--tenant-schemas")
+        done = tasks.run(*missing)
+        assert done.returncode == 1
+        assert "There is no schema three in " in done.stdout + done.stderr
 
 
 def test_interrupted_run_says_how_far_it_got(

@@ -168,7 +168,6 @@ def work_on(project: Place) -> None:
     written = project.uv("invoke", "db.revision", "-m", "language of a document")
     [revision] = (project.folder / "migrations" / "versions").glob("*language_of_a_document.py")
     assert "language" in revision.read_text(), written
-    project.uv("ruff", "format", str(revision))
     assert "language of a document: short lock" in project.uv("invoke", "db.plan")
     project.uv("invoke", "db.migrate")
     project.uv("invoke", "db.check", "db.drift")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 
 from rag_factory.errors import LockedError, RagFactoryError
 from rag_factory.migrate.operations.enums import take_name
@@ -176,13 +175,34 @@ def test_partitions_are_indexed_one_by_one(database: Database, way: str) -> None
         run(lambda op: op.drop_index_online("by_k", "parts"))
 
 
-@pytest.mark.parametrize("way", ["run", "run_as_sql"])
-def test_column_that_is_not_there_is_no_success(database: Database, way: str) -> None:
-    with pytest.raises((DBAPIError, AssertionError), match='column "nope" does not exist'):
-        getattr(database, way)(lambda op: op.set_not_null_online("books", "nope"))
+MISSING: list[tuple[Callable[[Any], object], str]] = [
+    (lambda op: op.set_not_null_online("books", "nope"), 'books.nope NOT NULL: column "nope"'),
+    (lambda op: op.set_not_null_online("nope", "pages"), 'nope.pages NOT NULL: relation "nope"'),
+    (lambda op: op.create_index_online("i", "books", ["pages"], schema="no"), 'relation "no.books"'),
+    (lambda op: op.create_index_online("i", "books", ["nope"]), 'Building the index i: column "nope"'),
+    (lambda op: op.create_hnsw_index_online("h", "books", "nope"), 'the index h: column "nope"'),
+    (lambda op: op.backfill("nope", "a = 1"), 'Backfilling nope: relation "nope"'),
+    (lambda op: op.backfill("books", "nope = 1"), 'Backfilling books: column "nope" of relation "books"'),
+    (lambda op: op.add_check_online("c", "books", "nope > 1"), 'Adding the check c: column "nope"'),
+    (
+        lambda op: op.add_foreign_key_online("f", "books", "nope", ["id"], ["id"]),
+        'the foreign key f: relation "nope"',
+    ),
+    (lambda op: op.add_unique_online("u", "nope", ["id"]), 'the index u: relation "nope"'),
+    (lambda op: op.drop_constraint_online("c", "nope"), 'the constraint c: relation "nope"'),
+    (lambda op: op.add_enum_value("nope", "x"), 'Adding a value to nope: type "nope"'),
+]
 
 
-def test_colon_in_a_check_is_not_made_a_null(database: Database) -> None:
+def test_what_is_not_there_is_told(database: Database) -> None:
+    for work, says in MISSING:
+        with pytest.raises(RagFactoryError, match=f"{says} does not exist. Correct the name, or make it in"):
+            database.run(work)
+    with pytest.raises(AssertionError, match='column "nope" does not exist'):
+        database.run_as_sql(MISSING[0][0])
+
+
+def test_colon_is_not_made_a_null(database: Database) -> None:
     def add(condition: str) -> None:
         database.run(lambda op: op.add_check_online("no_x", "books", condition))
 
@@ -190,6 +210,15 @@ def test_colon_in_a_check_is_not_made_a_null(database: Database) -> None:
         add("title <> 'a :x'")
     add(r"title <> 'a \:x'")
     assert any("title <> 'a :x'" in line for line in database.schema())
+    with pytest.raises(RagFactoryError, match="The index by_x has :x, which SQLAlchemy"):
+        database.run(
+            lambda op: op.create_index_online("by_x", "books", ["id"], postgresql_where="title > ':x'")
+        )
+    value = "((CASE WHEN ':x' = title THEN cover END)::vector(3))"
+    database.run(lambda op: op.create_hnsw_index_online("hnsw_x", "books", value))
+    database.run(lambda op: op.backfill("books", "title = ':x'::text", where="title::text <> ':x'"))
+    found = "SELECT pg_get_indexdef('hnsw_x'::regclass) LIKE '%'':x''%', (SELECT max(title) FROM books)"
+    assert database.execute(found) == [(True, ":x")]
 
 
 def test_rows_against_it_are_told_and_the_next_run_goes_on(database: Database) -> None:
