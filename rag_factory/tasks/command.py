@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from invoke.context import Context
+    from invoke.parser.argument import Argument
 
 P = ParamSpec("P")
 INTERRUPTED = 130
@@ -32,10 +33,10 @@ class Terminated(KeyboardInterrupt):
 
 
 class Command(Task):  # type: ignore[type-arg]
-    """A task that equals only itself.
+    """A task that equals only itself, and keeps its help texts.
 
     invoke compares the code of the functions, which is one for all of ours: it would take `env.show` for a
-    second call of `db.show`, and not run it.
+    second call of `db.show`, and not run it. And it takes each help text away as it reads it.
     """
 
     def __eq__(self, other: object) -> bool:
@@ -43,6 +44,14 @@ class Command(Task):  # type: ignore[type-arg]
 
     def __hash__(self) -> int:
         return id(self)
+
+    def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
+        """Its arguments, each with its help text."""
+        texts = dict(self.help)
+        try:
+            return super().get_arguments(ignore_unknown_help)
+        finally:
+            self.help = texts
 
 
 def command(

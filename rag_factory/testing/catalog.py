@@ -29,10 +29,16 @@ LOCK_TIMEOUT_SECONDS = 2
 FEW_TRANSACTIONS = 50
 # What `changed` says of more than rows.
 OBJECTS = "tables, constraints, functions or other objects"
-_MUCH_DEAD = """
+# A search that an HNSW index answers gets lost among some hundred dead copies of one vector.
+_GRAPHS = """
+    SELECT indrelid FROM pg_index JOIN pg_class AS i ON i.oid = indexrelid
+    JOIN pg_am AS method ON method.oid = i.relam WHERE amname = 'hnsw'
+"""
+_MUCH_DEAD = f"""
     SELECT format('%I.%I', n.nspname, c.relname)
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.relkind = 'r' AND c.oid >= 16384 AND pg_stat_get_dead_tuples(c.oid) > 1000
+    WHERE c.relkind = 'r' AND c.oid >= 16384 AND pg_stat_get_dead_tuples(c.oid) > CASE
+        WHEN c.oid IN ({_GRAPHS}) THEN 100 ELSE 1000 END
 """
 # Each with the columns that can be written: generated ones can't. Materialized views are proved only.
 _RELATIONS = """
@@ -196,10 +202,21 @@ def settle(connection: psycopg.Connection[Any], proved: int) -> str:
     return str(_one(connection, f"SELECT {SCHEMA}.settle({proved})"))
 
 
+def has_graphs(connection: psycopg.Connection[Any]) -> bool:
+    """Whether there is an HNSW index. connection: as for `vacuum`."""
+    return connection.pgconn.exec_(_GRAPHS.encode()).ntuples > 0
+
+
 def vacuum(connection: psycopg.Connection[Any]) -> None:
-    """Clear away what rollbacks have left, where it is much: searches of an HNSW index meet it."""
-    for (table,) in _all(connection, _MUCH_DEAD):
-        connection.execute(f"VACUUM {table}".encode())
+    """Clear away what rollbacks have left, where it is much: searches of an HNSW index meet it.
+
+    connection: without an open transaction; through libpq, as the driver would begin one.
+    """
+    libpq = connection.pgconn
+    libpq.exec_(b"SELECT pg_stat_force_next_flush()")
+    found = libpq.exec_(_MUCH_DEAD.encode())
+    for row in range(found.ntuples):
+        libpq.exec_(b"VACUUM (INDEX_CLEANUP ON, SKIP_LOCKED) " + (found.get_value(row, 0) or b""))
 
 
 def has_deferrable_constraints(connection: psycopg.Connection[Any]) -> bool:

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from rag_factory.database.driver import connect
 from rag_factory.errors import RagFactoryError
-from rag_factory.testing.catalog import OBJECTS, RESTORE, SCHEMA, prepare_restore
+from rag_factory.testing.catalog import OBJECTS, RESTORE, SCHEMA, has_graphs, prepare_restore, vacuum
 from rag_factory.testing.savepoints import Savepoints, driver_of
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 # One round trip each.
 _TAKE_BACK = f"ROLLBACK; SELECT {SCHEMA}.prove({{proved}})"
+# How many tests leave what they rolled back in an HNSW index, before it is cleared away where it is much.
+_TESTS_TO_VACUUM = 5
 _CHECK_DEFERRED = "SET CONSTRAINTS ALL IMMEDIATE"
 # Has the server count at once what a session wrote, rather than when it is idle.
 _COUNT = "SELECT pg_stat_force_next_flush()"
@@ -57,6 +59,8 @@ class Held:
         self._generation = database.generation
         self._restorer: Driver[Any] | None = None
         self._used: set[Driver[Any]] = set()
+        self._has_graphs: bool | None = None
+        self._taken_back = 0
         # To the catalogs, before which the objects were as in the template.
         self._writes = -1
 
@@ -84,9 +88,17 @@ class Held:
         try:
             changed = _note(self.database, _ask(driver_of(connection), unsent + _take_back(self.database)))
             connection.rollback()
+            self._clear_away(driver_of(connection))
         except (DriverError, SQLAlchemyError) as error:
             return self._judge(_broken(error))
         return self._judge(_committed(changed)) if changed else None
+
+    def _clear_away(self, driver: Driver[Any]) -> None:
+        if self._has_graphs is None:
+            self._has_graphs = has_graphs(driver)
+        self._taken_back += 1
+        if self._has_graphs and self._taken_back % _TESTS_TO_VACUUM == 0:
+            vacuum(driver)
 
     def restore(self) -> str | None:
         """Put the template's rows and sequences back, after a test that was free to commit.

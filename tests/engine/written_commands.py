@@ -26,14 +26,15 @@ ONLY_READ = {
     "nox": "a session makes an environment and runs a whole suite; CI runs each",
     "pip": "it fetches packages",
     "pre-commit": "it is installed by itself",
-    "rag-factory": "tests/engine/template run it, and nox -s template does with what comes of it",
+    "new": "tests/engine/template run it, and nox -s template does with what comes of it",
     "template.init": "likewise",
+    "upgrade": "likewise",
     "uv": "it makes environments",
     "uvx": "likewise",
     "venv": "it makes an environment",
 }
 # Of others: they are taken as they are.
-_OTHERS = {".", "cat", "cd", "echo", "export", "git", "mv"}
+_OTHERS = {".", "cat", "cd", "echo", "export", "git", "mv", "pwd"}
 _SIGNS = frozenset("();<>|&")
 _SETS_A_VARIABLE = re.compile(r"[A-Z_]+=")
 _STANDS_FOR = re.compile(r"[A-Z]+|…")

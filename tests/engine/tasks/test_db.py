@@ -125,8 +125,9 @@ def test_every_task_and_argument_has_help() -> None:
         task = namespace[name]
         first_line = (task.__doc__ or "").partition("\n")[0]
         assert 0 < len(first_line) <= 60, name
-        for argument in task.get_arguments():
-            assert argument.help, f"{name} {argument.name}"
+        for _ in range(2):  # whoever asks second finds them as well
+            for argument in task.get_arguments():
+                assert argument.help, f"{name} {argument.name}"
 
 
 def test_list_imports_nothing_heavy(project: Path) -> None:

@@ -185,7 +185,7 @@ def test_check_tells_drift_and_works_when_behind(
     assert "is behind; comparing with a scratch database at 002" in done.stderr
     _add_column(project)
     done = tasks.run("db.check")
-    assert (done.returncode, done.stdout.count("op.add_column('documents'")) == (6, 1)
+    assert (done.returncode, done.stdout.count("op.add_column('documents'")) == (6, 2)
     write_revision("003", "002", "SELECT 1 / 0")
     tasks.fail(1, "db.check", says="Applying 003 .* failed: .*division by zero")
     assert query(SCRATCH) == [(0,)]

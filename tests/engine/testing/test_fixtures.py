@@ -472,3 +472,22 @@ def test_async_fixtures_work_in_one_loop(checkout: Checkout, scope: str) -> None
     )
     scopes = [f"asyncio_default_{what}_loop_scope={scope}" for what in ("fixture", "test")]
     checkout.pytest("-o", scopes[0], "-o", scopes[1]).assert_passed(3)
+
+
+def test_vectors_that_tests_rolled_back_hide_nothing(checkout: Checkout) -> None:
+    checkout.write_revision(
+        "CREATE EXTENSION IF NOT EXISTS vector; CREATE TABLE point (place vector(2));"
+        "CREATE INDEX ON point USING hnsw (place vector_l2_ops)"
+    )
+    checkout.write_test("""
+    @pytest.mark.parametrize("number", range(61))
+    def test_all_are_found(db_connection, number):
+        db_connection.execute(text(
+            "INSERT INTO point SELECT '[1, 0]'::vector FROM generate_series(1, 30) UNION ALL SELECT '[0, 9]'"
+        ))
+        for setting in ("enable_seqscan = off", "hnsw.iterative_scan = strict_order"):
+            db_connection.execute(text(f"SET LOCAL {setting}"))
+        found = db_connection.execute(text("SELECT place FROM point ORDER BY place <-> '[1, 0]' LIMIT 31"))
+        assert len(found.all()) == 31
+    """)
+    checkout.pytest().assert_passed(61)
