@@ -9,6 +9,7 @@ from rag_factory.database.driver import connect
 from rag_factory.migrate.differences import compare, ignoring
 from rag_factory.migrate.drift import left_out, read_target, without_respelled
 from rag_factory.migrate.foreign import find_foreign, version_tables
+from rag_factory.migrate.reembed.traces import find_traces
 from rag_factory.migrate.runner import Runner
 from rag_factory.migrate.schema import read_items
 from rag_factory.migrate.scratch import migrated_scratch
@@ -41,15 +42,17 @@ class Detected:
 def detect_revision(target: Target, project: Project, history: History) -> Detected:
     """Run the revisions one after the other in a scratch database, and hold each schema against the target's.
 
-    The target is only read. Version tables don't count. Of side branches, only what stands on one revision is
+    The target is only read. Version tables, and what a change of embedding model under way has made, don't
+    count. Of side branches, only what stands on one revision is
     considered. Raises RagFactoryError: a revision fails.
     """
     items, _, _ = read_target(target, project, rights=False)
+    _, traces = find_traces(target)
     made = _run_revisions(target, project, history)
-    distances = {
-        revision: compare(items, schema, ignore=left_out((*items, *schema), project))
-        for revision, schema in made.items()
-    }
+    distances = {}
+    for revision, schema in made.items():
+        found = compare(items, schema, ignore=left_out((*items, *schema), project))
+        distances[revision] = [each for each in found if (each.kind, each.name) not in traces]
     nearest = min(reversed(distances), key=lambda revision: len(distances[revision]))
     differences = distances[nearest]
     if differences:

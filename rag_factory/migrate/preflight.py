@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rag_factory.errors import LeftOversError
 from rag_factory.migrate.position import find_begun
+from rag_factory.migrate.reembed.traces import find_changes
 from rag_factory.migrate.watch import Blocker
 
 if TYPE_CHECKING:
@@ -72,6 +73,12 @@ def find_warnings(session: psycopg.Connection[Any], direction: Direction) -> lis
         f"REINDEX INDEX CONCURRENTLY {index.qualified_name}"
         for index in find_invalid_indexes(session)
     ]
+    if direction == "down":
+        told += [
+            f"warning: {change.label} is being re-embedded: taking back what has made it takes that along. "
+            "See: invoke db.reembed --status"
+            for change in find_changes(session)
+        ]
     for words, forget in find_begun(session):
         if direction == "up":
             told.append(f"a backfill was left half-way, and goes on in its revision: {words}")

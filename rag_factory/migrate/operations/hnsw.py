@@ -123,8 +123,13 @@ class CreateHnswIndexOnlineOp(MigrateOperation):
         maintenance_work_mem: as PostgreSQL writes it, "8GB"; the server's unless given. A graph that outgrows
         it is built many times slower: the operation says so first, with the size it takes.
         workers: parallel workers of the build, max_parallel_maintenance_workers; the server's unless given.
-        kw: such as postgresql_where. The way back is `op.drop_index_online(index_name, table_name)`.
+        kw: such as postgresql_where. Raises TypeError: one of no meaning.
+        The way back is `op.drop_index_online(index_name, table_name)`.
         """
+        # SQLAlchemy takes any word with a line in it for an option of some database's, and leaves it out.
+        for name in kw:
+            if not name.startswith("postgresql_"):
+                raise TypeError(f"create_hnsw_index_online has no argument {name}")
         value = column if column.startswith("(") else name_of(column)
         operations.invoke(
             cls(

@@ -174,7 +174,11 @@ class Weigher:
                 continue
             estimate = self._live.explain(statement, observed.parameters)
             expected = estimate.rows if estimate else {}
-            rows = {name: Written(_short(name), count, False) for name, count in expected.items()}
+            rows = {
+                name: Written(_short(name), count, False)
+                for name, count in expected.items()
+                if not name.startswith(f"{SCHEMA}.")  # the engine's own notes
+            }
             read = [name for name in estimate.scans if name in self._oids] if estimate else list(locked)
             scans += read if estimate else []
             # What a function or a block writes, the planner can't tell: the locks do, or the words.

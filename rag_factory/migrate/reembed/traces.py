@@ -10,6 +10,7 @@ from rag_factory.database.driver import connect
 from rag_factory.migrate.reembed.record import NEW, OLD, TRIGGER, read_all
 
 if TYPE_CHECKING:
+    from rag_factory.migrate.reembed.record import Reembedding
     from rag_factory.migrate.target import Target
 
 # Kinds and names as `migrate.catalogs` has them.
@@ -35,17 +36,21 @@ _TRACES = """
 """
 
 
+def find_changes(session: psycopg.Connection[Any]) -> list[Reembedding]:
+    """The changes under way; none for a role that may not read the records, and goes on without them."""
+    try:
+        return read_all(session)
+    except psycopg.errors.InsufficientPrivilege:
+        return []
+
+
 def find_traces(target: Target) -> tuple[tuple[str, ...], frozenset[tuple[str, str]]]:
     """Read which columns are being re-embedded, and the kinds and names of what that has made or changed."""
     labels: list[str] = []
     found: set[tuple[str, str]] = set()
     timeout = target.config.db_connect_timeout_seconds
     with connect(target.url, connect_timeout_seconds=timeout, read_only=True) as session:
-        try:
-            changes = read_all(session)
-        except psycopg.errors.InsufficientPrivilege:
-            changes = []  # who may not read the records compares without them
-        for change in changes:
+        for change in find_changes(session):
             name = change.column_name
             values: dict[str, Any] = {
                 "table": change.table.as_string(session),

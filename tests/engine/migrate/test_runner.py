@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from rag_factory.errors import HistoryError, LeftOversError, LockedError, UsageError
+from rag_factory.errors import HistoryError, LeftOversError, LockedError, NotReadyError, UsageError
 from rag_factory.migrate import retry
 from rag_factory.migrate.ledger import read_entries
 from rag_factory.migrate.lock import find_holders, migrator_lock, read_keys
@@ -200,6 +200,9 @@ def test_role_that_may_keep_no_ledger_migrates_all_the_same(small: Small) -> Non
         assert len(told) == 1
         assert "no ledger is kept: permission denied" in told[0]
         assert f'GRANT CREATE ON DATABASE "{small.target.url.database}" TO {role}' in told[0]
+        with pytest.raises(NotReadyError, match="keeps no ledger that this role may write") as refused:
+            weak.runner().accept(weak.history.revisions["001"])
+        assert refused.value.exit_code == 3
         assert small.query("SELECT to_regnamespace('rag_factory') IS NULL") == [(True,)]
     finally:
         small.query(f"DROP OWNED BY {role}")

@@ -117,7 +117,11 @@ def test_other_tasks_while_it_is_under_way(models: Tasks, database_url: Database
         *("--embedder", "models:New"),
     )
     # A rollback looks at a copy of the schema, whose trigger needs its function.
-    models.succeed("db.rollback", "--yes", "db.migrate", "db.reembed", "--cut-over")
+    done = models.succeed("db.rollback", "--yes", "db.migrate", "db.reembed", "--cut-over")
+    assert (
+        "chunks.embedding is being re-embedded: taking back what has made it takes that along" in done.stderr
+    )
+    assert "is at 002" in models.succeed("db.stamp", "--detect").stderr
     with psycopg.connect(database_url.plain, autocommit=True) as session:
         session.execute("ALTER TABLE chunks ADD COLUMN language text")
     done = models.run("db.drift")

@@ -222,3 +222,21 @@ def test_revisions_are_drawn(tasks: Tasks, write_revision: Callable[..., Path]) 
     assert done.stdout.splitlines()[0] == "flowchart TB"
     for line in ('  r1["002 hierarchy"]', "  r0 --> r1", "  r1 --> r2", "  r1 --> r3", "  r2 -.-> r3"):
         assert line in done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "without", "says"),
+    [
+        (["db.diagram"], 3, "sys.modules['paracelsus'] = None", r"install 'rag-factory\[diagram\]'"),
+        (["db.lint"], 3, "shutil.which = lambda name, **_: None", r"install 'rag-factory\[lint\]'"),
+        (["db.lint"], 1, "shutil.which = lambda name, **_: program", "squawk failed: out of order"),
+    ],
+)
+def test_programs_that_are_missing_or_fail_are_named(
+    tasks: Tasks, tmp_path: Path, arguments: list[str], code: int, without: str, says: str
+) -> None:
+    program = tmp_path / "broken"
+    program.write_text("#!/bin/sh\necho out of order >&2\nexit 3\n")
+    program.chmod(0o755)
+    (tmp_path / "sitecustomize.py").write_text(f"import shutil, sys\nprogram = {str(program)!r}\n{without}\n")
+    tasks.fail(code, *arguments, says=says, PYTHONPATH=str(tmp_path))

@@ -67,6 +67,10 @@ def test_revision_of_each_kind_runs_when_it_is_filled_in(tasks: Tasks, query: Qu
     tasks.fail(
         2, "db.revision", "--kind", "view", "-m", "x", says="--kind is view, and must be one of index, hn"
     )
+    mako = tasks.cli.root / "migrations" / "script.py.mako"
+    mako.write_text(mako.read_text().replace("def upgrade()", "def upgrade_engine1()"))
+    says = "has no upgrade.. and downgrade.. to fill in: the project's script.py.mako has others"
+    tasks.fail(1, "db.revision", "--kind", "index", "-m", "x", says=says)
 
 
 def test_interrupted_operations_go_on(

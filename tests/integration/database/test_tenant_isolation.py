@@ -217,7 +217,9 @@ def is_astray(table: str, row: Row, rows: dict[At, Row]) -> bool:
     """Whether a row has a tenant, and a parent that isn't of that tenant."""
     if row[0] is None or table == "audit_logs":
         return False
-    others = {parent: key for parent, key in TABLES.items() if parent not in {table, "tenants", "audit_logs"}}
+    # The preferences have the key of their user, and are nobody's parent.
+    no_parents = {table, "tenants", "audit_logs", "user_preferences"}
+    others = {parent: key for parent, key in TABLES.items() if parent not in no_parents}
     parents = [(parent, row[1][key]) for parent, key in others.items() if row[1].get(key)]
     return any(rows[at][0] != row[0] for at in parents)
 

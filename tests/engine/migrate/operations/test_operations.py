@@ -292,7 +292,9 @@ def test_holder_that_never_goes_is_named(
         database.run(work)
 
 
-def test_index_waits_for_older_transactions_past_the_lock_timeout(database: Database) -> None:
+def test_index_waits_for_older_transactions_past_the_lock_timeout(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with database.engine.connect() as older, database.operations(lock_timeout="5ms") as op:
         older.execution_options(isolation_level="REPEATABLE READ").exec_driver_sql("SELECT 1 FROM books")
         work = threading.Thread(target=op.create_index_online, args=("by_pages", "books", ["pages"]))
@@ -302,6 +304,9 @@ def test_index_waits_for_older_transactions_past_the_lock_timeout(database: Data
             assert work.is_alive()
         database.execute("SELECT pg_sleep(0.05)")
         assert work.is_alive()
+        monkeypatch.setattr("rag_factory.migrate.operations.indexes._LONGEST_WAIT_SECONDS", 0)
+        with pytest.raises(LockedError, match=r"by_pages has been in the making by pid \d+ for an hour"):
+            database.run(lambda op: op.create_index_online("by_pages", "books", ["pages"]))
         older.rollback()
         work.join()
     assert database.execute(INVALID) == [(0,)]
@@ -326,6 +331,10 @@ def test_hnsw_is_refused_where_it_can_not_be(database: Database) -> None:
 
         with pytest.raises(RagFactoryError, match=says):
             database.run(create)
+    with pytest.raises(TypeError, match="has no argument operator_class"):
+        database.run(
+            lambda op: op.create_hnsw_index_online("hnsw", "books", "cover", operator_class="vector_l2_ops")
+        )
     assert database.execute("SELECT to_regclass('hnsw') IS NULL") == [(True,)]
 
 
