@@ -121,8 +121,7 @@ def measure(
         ALEMBIC_ALL: rival(ALEMBIC_ALL, MIGRATORS, usual, plain=True),
         FLOOR: floor,
     }
-    comparisons = [Comparison(ALL, ONE, TARGET), Comparison(ALL, ALEMBIC_ALL, 1.0)]
-    outcomes.figure = race(title, rivals, comparisons, rounds)
+    outcomes.figure = race(title, rivals, [Comparison(ALL, ONE, TARGET)], rounds)
     return outcomes
 
 
