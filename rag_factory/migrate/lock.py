@@ -136,7 +136,7 @@ def end_holders(session: psycopg.Connection[Any], holders: list[Holder], wait_se
         session.execute("SELECT pg_terminate_backend(%s)", (holder.pid,))
     pids = [holder.pid for holder in holders]
     deadline = time.monotonic() + wait_seconds
-    while session.execute("SELECT FROM pg_stat_activity WHERE pid = ANY(%s)", (pids,)).fetchone():
+    while session.execute("SELECT FROM pg_stat_activity WHERE pid = ANY(%s)", (pids,)).fetchone() is not None:
         if time.monotonic() >= deadline:
             return False
         time.sleep(POLL_SECONDS)

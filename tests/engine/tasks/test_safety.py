@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from psycopg import sql
 
+from rag_factory.migrate.lock import read_keys
+from rag_factory.migrate.project import Project
 from tests.engine.processes import started, wait_for
 from tests.engine.tasks.test_guard import DESTRUCTIVE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    import psycopg
 
     from rag_factory.database.url import DatabaseUrl
     from tests.conftest import CommandLine
@@ -83,6 +86,38 @@ def test_unlock_ends_the_migrator_and_what_it_runs(
     assert process.returncode == 3, errors
     assert "The database is at 002." in errors
     assert "nobody holds" in tasks.succeed("db.unlock").stderr
+
+
+def test_migrator_that_does_not_heed_is_told(
+    tasks: Tasks, project: Path, database_url: DatabaseUrl, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "from rag_factory.migrate.lock import end_holders\nend_holders.__defaults__ = (0.1,)\n"
+    )
+    tasks.succeed("db.create")
+    with psycopg.connect(database_url.plain, autocommit=True) as holder:
+        holder.execute("SELECT pg_advisory_lock(%s)", (read_keys(holder, Project(project)).lock,))
+        pid = holder.info.backend_pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            says = rf"\(pid {pid}\) was told to end, but is still there\. Look again: invoke db\.unlock"
+            tasks.fail(8, "db.unlock", "--yes", says=says, PYTHONPATH=str(tmp_path))
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_file_system_without_locks_is_named(tasks: Tasks, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import errno, fcntl\n"
+        "def flock(*_):\n"
+        "    raise OSError(errno.ENOLCK, 'No locks available')\n"
+        "fcntl.flock = flock\n"
+    )
+    without = {"PYTHONPATH": str(tmp_path)}
+    tasks.succeed("db.create")
+    tasks.fail(9, "db.backup", says=r"has no locks \(No locks available\)\. Set BACKUP_FOLDER to", **without)
+    says = r"has no file locks \(No locks available\)\. Set EMBEDDED_DATA_FOLDER to"
+    tasks.fail(3, "db.migrate", says=says, DATABASE_URL="", **without)
 
 
 def test_rollback_that_loses_rows_needs_more_than_yes(
