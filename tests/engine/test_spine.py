@@ -38,6 +38,13 @@ def test_main_job_on_the_embedded_server(cli: CommandLine, public_folder: Path) 
         assert (status["server"]["embedded"]["state"], status["revision"]) == ("running", ["002"])
         done = cli.invoke("db.rollback", "--all", "--yes", "db.migrate", "db.check")
         assert done.returncode == 0, done.stderr
+        # And what no page of the documentation runs, which all use this server.
+        rest = "db.start db.history --ledger db.show 002 db.schema db.schema --check db.diagram --revisions "
+        rest += "db.accept 002 db.protect db.protect --off --yes --database app db.unlock db.drop --yes"
+        done = cli.invoke(*rest.split())
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.endswith("dropped database app\n")
+        assert cli.invoke("db.migrate").returncode == 0
     finally:
         stopped = cli.invoke("db.stop")
     assert stopped.returncode == 0
