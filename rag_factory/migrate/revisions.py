@@ -121,4 +121,7 @@ def _format(path: Path) -> None:
         check=False,
     )
     if done.returncode:
-        raise RagFactoryError(f"{path} is written, but ruff can't format it: {done.stderr.strip()}")
+        raise RagFactoryError(
+            f"{path} is written, but ruff can't format it: {done.stderr.strip()}",
+            fix=f"Mend what it names, then: ruff format {path}",
+        )

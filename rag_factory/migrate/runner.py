@@ -112,7 +112,10 @@ class Runner:
         with self._locked() as (session, _):
             ledger = self.open_ledger(session)
             if ledger is None:
-                raise NotReadyError(f"{self.target.place} keeps no ledger that this role may write.")
+                raise NotReadyError(
+                    f"{self.target.place} keeps no ledger that this role may write.",
+                    fix="Grant what the warning names, or run the task as the role that migrates.",
+                )
             ledger.record(revision.id, revision.path, "accept")
 
     def open_ledger(self, session: psycopg.Connection[Any]) -> Ledger | None:

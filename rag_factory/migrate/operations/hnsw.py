@@ -129,7 +129,9 @@ class CreateHnswIndexOnlineOp(MigrateOperation):
         # SQLAlchemy takes any word with a line in it for an option of some database's, and leaves it out.
         for name in kw:
             if not name.startswith("postgresql_"):
-                raise TypeError(f"create_hnsw_index_online has no argument {name}")
+                raise TypeError(
+                    f"create_hnsw_index_online has no argument {name}: options of an index are postgresql_…"
+                )
         value = column if column.startswith("(") else name_of(column)
         operations.invoke(
             cls(
