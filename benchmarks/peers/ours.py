@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from contextlib import contextmanager
@@ -48,7 +49,9 @@ class Item(Base):
 
 def prepare(root: str, workers: int) -> dict[str, Any]:
     """Do what the plug-in does in the first process: alone, it takes its database; else workers follow."""
+    gc.disable()
     run = begin_run(read_test_settings(Path(root)), workers, os.environ)
+    gc.enable()
     if run.template is None:
         raise RuntimeError(run.problem)
     runs.append(run)

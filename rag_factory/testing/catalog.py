@@ -88,7 +88,7 @@ _SETTINGS = """
     WHERE setrole = 0 AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 _ALWAYS_FIRES = "EXISTS (SELECT FROM pg_trigger WHERE tgenabled IN ('A', 'R'))"
-_DEFERRABLE = f"SELECT EXISTS (SELECT FROM pg_constraint WHERE condeferrable AND oid >= {FIRST_USER_OID})"
+_DEFERRABLE = f"EXISTS (SELECT FROM pg_constraint WHERE condeferrable AND oid >= {FIRST_USER_OID})"
 
 
 @dataclass(frozen=True)
@@ -219,15 +219,11 @@ def vacuum(connection: psycopg.Connection[Any]) -> None:
         libpq.exec_(b"VACUUM (INDEX_CLEANUP ON, SKIP_LOCKED) " + (found.get_value(row, 0) or b""))
 
 
-def has_deferrable_constraints(connection: psycopg.Connection[Any]) -> bool:
-    """Whether a rollback would skip a check that a commit makes."""
-    return bool(_one(connection, _DEFERRABLE))
-
-
-def read_settings(connection: psycopg.Connection[Any]) -> dict[str, str]:
-    """What ALTER DATABASE … SET has set in this database."""
-    pairs = (text.partition("=") for (text,) in _all(connection, _SETTINGS))
-    return {name: value for name, _, value in pairs}
+def read_properties(connection: psycopg.Connection[Any]) -> tuple[dict[str, str], bool]:
+    """What ALTER DATABASE … SET has set, and whether a rollback would skip a check that a commit makes."""
+    texts, deferrable = _all(connection, f"SELECT ARRAY({_SETTINGS}), {_DEFERRABLE}")[0]
+    pairs = (text.partition("=") for text in texts)
+    return {name: value for name, _, value in pairs}, deferrable
 
 
 def _all(connection: psycopg.Connection[Any], query: str, *values: Any) -> list[tuple[Any, ...]]:

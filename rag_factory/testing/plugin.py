@@ -34,6 +34,8 @@ LOOKS = (
     "setupplan",
 )  # fmt: skip
 _PATCH = pytest.StashKey[pytest.MonkeyPatch]()
+# Whether the garbage collector was on before the run began.
+_COLLECTOR = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,7 +50,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin the run: in the controller by making all ready, in a worker by what the controller hands over."""
+    """Begin the run: in the controller by making all ready, in a worker by what the controller hands over.
+
+    The garbage collector rests until the tests begin. It would go again and again through all that is
+    imported until then, which lives as long as the run: a seventh of the time that it takes to import.
+    """
+    config.stash[_COLLECTOR] = gc.isenabled()
+    gc.disable()
     config.addinivalue_line("markers", "db: needs a database (set by itself from the fixtures)")
     config.addinivalue_line("markers", "integration: an integration test (set by itself from the folder)")
     config.addinivalue_line("markers", "llm: calls a language model")
@@ -70,6 +78,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """End the leases, and give the environment back."""
+    _wake_collector(config)
     if RUN in config.stash:
         config.stash[RUN].close()
     if _PATCH in config.stash:
@@ -107,19 +116,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Generator[None, object, object]:
-    """Keep the garbage collector from what lives as long as the run: modules and tests.
-
-    It would go through all of it again and again while they are imported, and several times at the end.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """Keep the garbage collector from what was imported and collected, and let it begin."""
     try:
         return (yield)
     finally:
         gc.freeze()
-        if was_enabled:
-            gc.enable()
+        _wake_collector(session.config)
 
 
 @pytest.hookimpl(trylast=True)
@@ -163,6 +166,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if DATABASE_FIXTURES.intersection(fixtures):
         # The first one here: leased before anything else, so that no other fixture comes too early for it.
         fixtures.insert(0, "worker_database")
+
+
+def _wake_collector(config: pytest.Config) -> None:
+    if config.stash.get(_COLLECTOR, False):
+        gc.enable()
 
 
 class _Recorder:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -16,14 +15,11 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import sql
 
-from rag_factory.database.driver import translate
-from rag_factory.errors import LockedError, RagFactoryError, SettingsError
-from rag_factory.testing import catalog
+from rag_factory.errors import LockedError, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from rag_factory.database.url import DatabaseUrl
     from rag_factory.migrate.project import Project
     from rag_factory.testing.place import Place
 
@@ -39,7 +35,7 @@ FORM = "10"
 TEMPLATE, WORKER = "ragt", "ragw"
 ENGINE = Path(__file__).resolve().parent.parent
 # What of the engine a template is made by. Its version tells that too, but not in a checkout of it.
-ENGINE_FILES = ("migrate/*.py", "testing/catalog.py", "testing/template.py")
+ENGINE_FILES = ("migrate/*.py", "testing/build.py", "testing/catalog.py", "testing/template.py")
 _FACTS = """
     SELECT current_setting('server_version'), current_setting('fsync'),
            CASE WHEN cardinality(%(extensions)s::text[]) > 0 THEN
@@ -153,7 +149,10 @@ def ensure_template(
         found = find_template(server, name, facts.strategy)
         if found is not None:
             return found
-        return _build(server, place, project, name, facts.strategy)
+        # Imported here: only building needs it, and it would cost a warm run more than all the rest.
+        from rag_factory.testing.build import build
+
+        return build(server, place, project, name, facts.strategy)
 
 
 def find_template(server: psycopg.Connection[Any], name: str, strategy: str) -> Template | None:
@@ -212,65 +211,6 @@ def use_key(name: str) -> int:
     return lock_key(f"use of {name}")
 
 
-def migrate_new_database(
-    server: psycopg.Connection[Any],
-    url: DatabaseUrl,
-    root: Path,
-    strategy: str,
-    revision: str = "head",
-    *,
-    at_end: Callable[[psycopg.Connection[Any]], None] = lambda _: None,
-) -> None:
-    """Create a database, in the way that this server copies fastest, and migrate it as `db.migrate` does.
-
-    server: a session on the maintenance database. at_end: called with one on the new database.
-    """
-    # What only building needs is imported here: it would cost a warm run more than all the rest.
-    from concurrent.futures import ThreadPoolExecutor
-
-    from rag_factory.database.config import DatabaseConfig
-    from rag_factory.migrate.creation import create_database_from
-    from rag_factory.migrate.project import Project
-    from rag_factory.migrate.target import Target
-
-    project = Project(root)
-    # The defaults: neither the application's settings nor a test's have a say here.
-    target = Target(url, DatabaseConfig.model_validate({}))
-    with _as_application(url):
-        # While the server copies files, Alembic is imported and the revisions are read.
-        with ThreadPoolExecutor(1) as pool:
-            creating = pool.submit(create_database_from, server, target, project, strategy)
-            try:
-                from rag_factory.migrate.environment import load_scripts
-                from rag_factory.migrate.history import History
-                from rag_factory.migrate.runner import Runner
-
-                history = History.read(project)
-                scripts = load_scripts(project.alembic_config(url))
-            finally:
-                creating.result()
-        runner = Runner(target, project, history, keep_ledger=False, scripts=scripts, at_end=at_end)
-        runner.upgrade(history.resolve(revision))
-
-
-@contextmanager
-def _as_application(url: DatabaseUrl) -> Iterator[None]:
-    """Be a process whose database is this one: an env.py that reads the environment goes to no other.
-
-    What Alembic adds to the import path goes again, or a run that builds would import what others can't.
-    """
-    path, before = list(sys.path), os.environ.get("DATABASE_URL")
-    os.environ["DATABASE_URL"] = url.plain
-    try:
-        yield
-    finally:
-        sys.path[:] = path
-        if before is None:
-            del os.environ["DATABASE_URL"]
-        else:
-            os.environ["DATABASE_URL"] = before
-
-
 @contextmanager
 def _building(server: psycopg.Connection[Any], name: str) -> Iterator[None]:
     """Be the only builder of this template on the server."""
@@ -297,43 +237,6 @@ def try_lock(server: psycopg.Connection[Any], key: int) -> bool:
 def unlock(server: psycopg.Connection[Any], *keys: int) -> None:
     """Give advisory locks back."""
     server.execute("SELECT pg_advisory_unlock(key) FROM unnest(%s::bigint[]) AS key", (list(keys),))
-
-
-def _build(
-    server: psycopg.Connection[Any], place: Place, project: Project, name: str, strategy: str
-) -> Template:
-    """Migrate an empty database and close it. The mark is written last: without it, it is rebuilt."""
-    url = place.url_of(name)
-    drop(server, name)
-    settings: dict[str, str] = {}
-    deferrable, fingerprint = False, ""
-
-    def prove(connection: psycopg.Connection[Any]) -> None:
-        nonlocal settings, deferrable, fingerprint
-        fingerprint = catalog.install(connection)
-        settings = catalog.read_settings(connection)
-        deferrable = catalog.has_deferrable_constraints(connection)
-
-    try:
-        migrate_new_database(server, url, project.root, strategy, at_end=prove)
-        identifier = sql.Identifier(name)
-        server.execute(sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false").format(identifier))
-        server.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE datname = %s AND backend_type = 'client backend'",
-            (name,),
-        )
-        write_mark(
-            server, name, kind="template", fingerprint=fingerprint, deferrable=deferrable, settings=settings
-        )
-    except BaseException as error:
-        drop(server, name)
-        if isinstance(error, psycopg.Error):
-            raise translate(error, url) from error
-        if isinstance(error, RagFactoryError):
-            error.what = f"The test template can't be built: {error.what}"
-        raise
-    return Template(name, strategy, fingerprint, deferrable, settings, built=True)
 
 
 def _named_files(project: Project) -> list[Path]:

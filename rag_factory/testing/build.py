@@ -1,0 +1,107 @@
+"""Build a template: migrate a new database, and close it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import sql
+
+from rag_factory.database.config import DatabaseConfig
+from rag_factory.database.driver import translate
+from rag_factory.errors import RagFactoryError
+from rag_factory.migrate.creation import create_database_from
+from rag_factory.migrate.project import Project
+from rag_factory.migrate.target import Target
+from rag_factory.testing import catalog
+from rag_factory.testing.template import Template, comment, drop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from rag_factory.database.url import DatabaseUrl
+    from rag_factory.testing.place import Place
+
+# Whoever had come in before the database was closed.
+_END_SESSIONS = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_get_activity(NULL)
+    WHERE datid = (SELECT oid FROM pg_database WHERE datname = {}) AND backend_type = 'client backend'
+"""
+
+
+def build(
+    server: psycopg.Connection[Any], place: Place, project: Project, name: str, strategy: str
+) -> Template:
+    """Migrate an empty database and close it. The mark is written last: without it, it is rebuilt."""
+    url = place.url_of(name)
+    drop(server, name)
+    try:
+        with migrated_database(server, url, project.root, strategy) as session:
+            fingerprint = catalog.install(session)
+            settings, deferrable = catalog.read_properties(session)
+        close = sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false")
+        server.execute(close.format(sql.Identifier(name)))
+        mark = comment(
+            name, kind="template", fingerprint=fingerprint, deferrable=deferrable, settings=settings
+        )
+        server.execute(sql.SQL("; ").join([sql.SQL(_END_SESSIONS).format(sql.Literal(name)), mark]))
+    except BaseException as error:
+        drop(server, name)
+        if isinstance(error, psycopg.Error):
+            raise translate(error, url) from error
+        if isinstance(error, RagFactoryError):
+            error.what = f"The test template can't be built: {error.what}"
+        raise
+    return Template(name, strategy, fingerprint, deferrable, settings, built=True)
+
+
+@contextmanager
+def migrated_database(
+    server: psycopg.Connection[Any], url: DatabaseUrl, root: Path, strategy: str, revision: str = "head"
+) -> Iterator[psycopg.Connection[Any]]:
+    """Create a database, in the way that this server copies fastest, and migrate it for the body.
+
+    server: a session on the maintenance database. The body gets one on the new database.
+    """
+    project = Project(root)
+    # The defaults: neither the application's settings nor a test's have a say here.
+    target = Target(url, DatabaseConfig.model_validate({}))
+    with _as_application(url):
+        # While the server copies files, Alembic is imported and the revisions are read.
+        with ThreadPoolExecutor(1) as pool:
+            creating = pool.submit(create_database_from, server, target, project, strategy)
+            try:
+                from rag_factory.migrate.alone import migrated_alone
+                from rag_factory.migrate.environment import load_scripts
+                from rag_factory.migrate.history import History
+
+                history = History.read(project)
+                scripts = load_scripts(project.alembic_config(url))
+            finally:
+                creating.result()
+        revisions = history.pending((), history.resolve(revision))
+        with migrated_alone(target, project, scripts, revisions) as session:
+            yield session
+
+
+@contextmanager
+def _as_application(url: DatabaseUrl) -> Iterator[None]:
+    """Be a process whose database is this one: an env.py that reads the environment goes to no other.
+
+    What Alembic adds to the import path goes again, or a run that builds would import what others can't.
+    """
+    path, before = list(sys.path), os.environ.get("DATABASE_URL")
+    os.environ["DATABASE_URL"] = url.plain
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        if before is None:
+            del os.environ["DATABASE_URL"]
+        else:
+            os.environ["DATABASE_URL"] = before
