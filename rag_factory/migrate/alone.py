@@ -40,7 +40,7 @@ def migrated_alone(
         session: Any = connection.connection.driver_connection
         session.autocommit = True
         if revisions:
-            require_moved(target, project, (), read_revisions(target, project, session), len(revisions))
+            require_moved(target, project, (), read_revisions(target, project, session))
         yield session
 
 

@@ -82,7 +82,7 @@ class Work:
         if direction == "up":
             check_left_overs(self.session, done)
         after = read_revisions(runner.target, runner.project, self.session)
-        require_moved(runner.target, runner.project, current, after, len(chosen))
+        require_moved(runner.target, runner.project, current, after)
         return after
 
     def _require_target(self, scripts: ScriptDirectory) -> None:
@@ -156,17 +156,15 @@ class Work:
         return problem
 
 
-def require_moved(
-    target: Target, project: Project, before: Sequence[str], after: Sequence[str], ran: int
-) -> None:
+def require_moved(target: Target, project: Project, before: Sequence[str], after: Sequence[str]) -> None:
     """Check that the version table tells of the revisions that Alembic ran.
 
     Raises RagFactoryError: it is as it was.
     """
+    table = ".".join(project.version_table)
     if tuple(after) == tuple(before):
         raise RagFactoryError(
-            f"Alembic ran {ran} revisions, but {'.'.join(project.version_table)} in {target.place} did not "
-            "change.",
+            f"Alembic ran to its end, but {table} in {target.place} did not change.",
             fix="Does env.py name another version table, or another database? Set version_table in "
             "[tool.rag_factory] of pyproject.toml, and let env.py take sqlalchemy.url.",
         )

@@ -124,7 +124,7 @@ def _adopt(options: argparse.Namespace) -> int:
         say("Nothing was written.")
     else:
         _confirm(
-            f"This changes {len(adoption.files)} files of {adoption.root.name} as shown", yes=options.yes
+            f"This changes {len(adoption.files)} file(s) of {adoption.root.name} as shown", yes=options.yes
         )
         adoption.write()
         say("Written. Next:\n  invoke db.status\n  invoke db.migrate")

@@ -30,6 +30,17 @@ def test_unit():
 def test_database(db_connection):
     assert db_connection.execute(text("SELECT count(*) FROM item")).scalar() == 0
 """
+# It commits all revisions at once, on a connection of its own.
+PLAIN_ENV_PY = """
+from alembic import context
+from sqlalchemy import create_engine, make_url
+
+url = make_url(context.config.get_main_option("sqlalchemy.url"))
+with create_engine(url).connect() as connection:
+    context.configure(connection=connection{options})
+    with context.begin_transaction():
+        context.run_migrations()
+"""
 GATE = 4711
 FACTS = ServerFacts("18.6", "FILE_COPY", "vector 0.8.6")
 
@@ -101,6 +112,32 @@ def test_a_failing_revision_is_told_and_leaves_nothing(checkout: Checkout) -> No
         assert checkout.databases() == set()
     checkout.write_revision("SELECT 1", 2)
     checkout.pytest().assert_passed(2)
+
+
+def test_an_env_py_of_anybodys_builds_it(checkout: Checkout) -> None:
+    checkout.write("migrations/env.py", PLAIN_ENV_PY.format(options=""))
+    checkout.write_revision("CREATE TYPE colour AS ENUM ('red'); CREATE TABLE paint (colour colour)", 2)
+    checkout.write_revision("ALTER TYPE colour ADD VALUE 'blue'", 3)
+    # In one transaction with the revision before it, that value could not be used.
+    checkout.write_revision("INSERT INTO paint VALUES ('blue')", 4)
+    checkout.write_test(
+        """
+        def test_database(db_connection):
+            assert db_connection.execute(text("SELECT colour FROM paint")).scalar() == "blue"
+            assert db_connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "004"
+        """
+    )
+    checkout.pytest().assert_passed(1)
+
+
+def test_an_env_py_with_another_version_table_is_told(checkout: Checkout) -> None:
+    checkout.write("migrations/env.py", PLAIN_ENV_PY.format(options=", version_table='mine'"))
+    checkout.write_test(TESTS)
+    result = checkout.pytest()
+    assert result.outcomes == {"test_unit": "passed", "test_database": "error"}, result.output
+    assert "Alembic ran to its end, but alembic_version in " in result.header
+    assert "Set version_table in" in result.header
+    assert checkout.databases() == set()
 
 
 def test_a_template_takes_no_connections(checkout: Checkout) -> None:
