@@ -16,7 +16,6 @@ from psycopg.errors import (
 from psycopg.pq import ExecStatus, TransactionStatus
 from sqlalchemy import NullPool, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from rag_factory.database.driver import connect
@@ -27,7 +26,7 @@ from rag_factory.testing.savepoints import Savepoints, driver_of
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
     from sqlalchemy import Connection, Engine
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
     from sqlalchemy.pool import QueuePool
 
     from rag_factory.testing.databases import WorkerDatabase
@@ -155,6 +154,7 @@ class Held:
             self.close()
             self._connection = self.engine.connect()
             self._generation = self.database.generation
+            self._savepoints.held = driver_of(self._connection)
         return self._connection
 
     def _note_use(self, driver: Any, *_: Any) -> None:
@@ -173,6 +173,9 @@ class AsyncHeld:
     """
 
     def __init__(self, database: WorkerDatabase) -> None:
+        # Imported here and below: most tests are synchronous.
+        from sqlalchemy.ext.asyncio import create_async_engine
+
         self.database = database
         self.engine: AsyncEngine = create_async_engine(database.url.sqlalchemy, poolclass=NullPool)
         self._connection: AsyncConnection | None = None
@@ -180,6 +183,8 @@ class AsyncHeld:
 
     async def begin(self) -> AsyncSession:
         """Begin a test's transaction."""
+        from sqlalchemy.ext.asyncio import AsyncSession
+
         held = self._connection
         if held is None or _is_dead(held.sync_connection, self._generation, self.database):
             await self.close()

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tests.engine.testing.conftest import Checkout
 
 INSERT = """
+    from sqlalchemy.exc import SQLAlchemyError
     INSERT = text("INSERT INTO item (name) VALUES ('a')")
     COUNT = text("SELECT count(*) FROM item")
 """
@@ -43,6 +44,36 @@ def test_tests_that_behave_pass_and_leave_nothing(checkout: Checkout) -> None:
         await async_db_connection.execute(INSERT)
         await async_db_connection.rollback()
         assert (await async_db_connection.execute(COUNT)).scalar() == 1
+
+    def test_savepoints_within_each_other(db_connection):
+        db_connection.execute(INSERT)
+        with db_connection.begin_nested():
+            with db_connection.begin_nested():
+                db_connection.execute(INSERT)
+            with pytest.raises(SQLAlchemyError), db_connection.begin_nested():
+                db_connection.execute(text("SELECT 1/0"))
+        assert db_connection.execute(COUNT).scalar() == 2
+        db_connection.commit()
+        with db_connection.begin_nested():
+            db_connection.execute(INSERT)
+        db_connection.rollback()
+        assert db_connection.execute(COUNT).scalar() == 2
+
+    def test_an_error_after_a_commit(db_connection):
+        connection = db_connection.connection()
+        db_connection.execute(INSERT)
+        db_connection.commit()
+        # The session knows nothing of it, and no savepoint was set for it.
+        with pytest.raises(SQLAlchemyError):
+            connection.execute(text("SELECT 1/0"))
+
+    def test_savepoints_of_two_connections(db_connection, db_engine):
+        db_connection.execute(INSERT)
+        db_connection.commit()
+        with db_engine.connect() as second:
+            with second.begin_nested():
+                assert second.execute(COUNT).scalar() == 0
+            assert db_connection.execute(COUNT).scalar() == 1
 
     def test_two_sessions_share_the_transaction(db_connection):
         from sqlalchemy.orm import Session
@@ -113,9 +144,9 @@ def test_tests_that_behave_pass_and_leave_nothing(checkout: Checkout) -> None:
     """
         + clean_after("all")
     )
-    checkout.pytest().assert_passed(19)
+    checkout.pytest().assert_passed(22)
     assert checkout.databases(r"_f\d+$") == set()
-    checkout.pytest("-n", "2").assert_passed(19)
+    checkout.pytest("-n", "2").assert_passed(22)
     assert checkout.databases(r"_f\d+$") == set()
 
 
@@ -158,6 +189,16 @@ LEAKS = {
     def test_commit_of_the_driver(db_connection):
         db_connection.execute(INSERT)
         db_connection.connection().connection.cursor().execute("COMMIT")
+    """,
+        "ended by a raw COMMIT",
+    ),
+    "commit_before_a_commit": (
+        """
+    def test_commit_before_a_commit(db_connection):
+        db_connection.execute(INSERT)
+        db_connection.connection().connection.driver_connection.commit()
+        db_connection.execute(INSERT)
+        db_connection.commit()
     """,
         "ended by a raw COMMIT",
     ),
