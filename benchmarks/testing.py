@@ -26,6 +26,7 @@ from psycopg import sql
 from benchmarks.places import TMPFS, in_memory, temporary_folder
 from benchmarks.testing_crews import Crew
 from benchmarks.testing_projects import (
+    EACH_CONFTEST,
     SMALL,
     TESTS,
     write_alembic_project,
@@ -75,6 +76,8 @@ def main() -> None:
         if "ready" in arguments.only:
             figures += [measure_ready(lab, number, rounds) for number in WORKERS]
             figures += [measure_growth(lab, number, rounds) for number in (WORKERS[0], WORKERS[-1])]
+        if "cold" in arguments.only:
+            figures += [measure_cold(lab, number, max(rounds // 3, 1)) for number in WORKERS[1:]]
         if "test" in arguments.only:
             figures += [measure_rollback(lab, rounds), measure_clone(lab, rounds)]
         if "suite" in arguments.only:
@@ -86,7 +89,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parts = ["ready", "test", "suite", "start"]
+    parts = ["ready", "cold", "test", "suite", "start"]
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="print JSON, with every single time")
     parser.add_argument(
@@ -139,6 +142,13 @@ def measure_growth(lab: Laboratory, number: int, rounds: int) -> Figure:
         many: lambda: lab.time_ours(number, "kept", lab.old_project),
     }
     return race(f"{number} kept, more revisions", rivals, [Comparison(many, few, 1.0)], rounds)
+
+
+def measure_cold(lab: Laboratory, number: int, rounds: int) -> Figure:
+    """Time whole runs of pytest with as many workers, two tests for each, when there is nothing yet."""
+    ours, each = f"ours, -n {number}", f"Alembic in each, -n {number}"
+    rivals = {ours: lambda: lab.time_cold_run(number), each: lambda: lab.time_cold_alembic_run(number)}
+    return race(f"A first run, {number} workers", rivals, [Comparison(ours, each, 1.0)], rounds)
 
 
 def measure_rollback(lab: Laboratory, rounds: int) -> Figure:
@@ -215,6 +225,11 @@ class Laboratory:
     def alembic_project(self) -> Path:
         """The same without us."""
         return self.folder / "alembic"
+
+    @property
+    def each_project(self) -> Path:
+        """The same again, with a database that each worker migrates."""
+        return self.folder / "each"
 
     @property
     def django_project(self) -> Path:
@@ -356,6 +371,18 @@ class Laboratory:
         """Run the tests of a project."""
         return time_command([python, "-m", "pytest", "-q", *arguments], folder, environment=self.environment)
 
+    def time_cold_run(self, number: int) -> float:
+        """Run two tests for each of our workers, with neither template nor databases."""
+        self.drop("app_test_%")
+        self.checkpoint()
+        return self.time_pytest(Path(sys.executable), self.project, *OURS_ALONE, *_few("tests/", number))
+
+    def time_cold_alembic_run(self, number: int) -> float:
+        """Run as many tests with a database that each worker creates and migrates."""
+        self.drop("each%")
+        self.checkpoint()
+        return self.time_pytest(self.alembic_python, self.each_project, *_few("", number))
+
     def time_fresh_start(self) -> float:
         """Clone, and run the tests: environment, server and template database are all made."""
         with project_copy() as copy:
@@ -437,6 +464,12 @@ class Laboratory:
         return python
 
 
+def _few(folder: str, workers: int) -> list[str]:
+    """Two tests for each of so many workers."""
+    tests = [f"{folder}test_items.py::test_insert[{each}]" for each in range(2 * workers)]
+    return ["-n", str(workers), *tests]
+
+
 @contextmanager
 def laboratory() -> Iterator[Laboratory]:
     """Make all that the rivals share; stop and remove it at the end."""
@@ -446,6 +479,7 @@ def laboratory() -> Iterator[Laboratory]:
         write_our_project(folder / "ours", home)
         write_our_project(folder / "old", home, MANY)
         write_alembic_project(folder / "alembic")
+        write_alembic_project(folder / "each", EACH_CONFTEST)
         write_django_project(folder / "django")
         for part in ("rag_factory", "benchmarks"):
             shutil.copytree(

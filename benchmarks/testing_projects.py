@@ -162,6 +162,42 @@ def db_connection(postgresql):
     with Session(create_engine(url, poolclass=NullPool)) as session:
         yield session
 """
+# What one writes without a tool for it: each worker makes and migrates its own database in each run.
+EACH_CONFTEST = """\
+import os
+from pathlib import Path
+
+import psycopg
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import URL, create_engine
+from sqlalchemy.orm import Session
+
+
+@pytest.fixture(scope="session")
+def engine(worker_id):
+    where, user = {"host": os.environ["HOST"], "port": os.environ["PORT"]}, os.environ["ACCOUNT"]
+    name = f"each_{worker_id}"
+    with psycopg.connect(**where, user=user, dbname="postgres", autocommit=True) as server:
+        server.execute(f"CREATE DATABASE {name}")
+    url = URL.create("postgresql+psycopg", username=user, database=name, query=where)
+    config = Config(Path(__file__).with_name("alembic.ini"))
+    config.set_main_option("sqlalchemy.url", url.render_as_string().replace("%", "%%"))
+    command.upgrade(config, "head")
+    engine = create_engine(url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def db_connection(engine):
+    with engine.connect() as connection:
+        transaction = connection.begin()
+        with Session(bind=connection, join_transaction_mode="create_savepoint") as session:
+            yield session
+        transaction.rollback()
+"""
 MODEL = """\
 from datetime import UTC, datetime
 
@@ -210,11 +246,11 @@ def write_our_project(folder: Path, server_home: Path, revisions: int = SMALL) -
     write(folder / "tests/test_items.py", ALCHEMY_TESTS)
 
 
-def write_alembic_project(folder: Path) -> None:
-    """Write the same revisions for Alembic alone, with tests by pytest-postgresql."""
+def write_alembic_project(folder: Path, conftest: str = PYTEST_POSTGRESQL_CONFTEST) -> None:
+    """Write the same revisions for Alembic alone, with the same tests."""
     write_revisions(folder, PLAIN_ENV, SMALL)
     write(folder / "pytest.ini", "[pytest]\n")
-    write(folder / "conftest.py", PYTEST_POSTGRESQL_CONFTEST)
+    write(folder / "conftest.py", conftest)
     write(folder / "models.py", MODEL)
     write(folder / "test_items.py", ALCHEMY_TESTS)
 
