@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from rag_factory.testing.databases import WorkerDatabase
     from rag_factory.testing.settings import TestSettings
+    from rag_factory.testing.template import ServerFacts
 
 GROUPS = {"db": "RUN_DB_TESTS", "integration": "RUN_INTEGRATION_TESTS", "llm": "RUN_LLM_TESTS"}
 # What nobody has used for so long is collected when a new template is built.
@@ -153,14 +154,17 @@ def _prepare(run: Run, config: TestSettings, workers: int, environment: Mapping[
 
     place = find_place(config, environment)
     project = Project(run.root)
-    # While the server starts a session, the files are read: so it doesn't matter how many they are.
+
+    def open_server() -> ServerFacts:
+        run.keeper = open_keeper(place.url, config.db_connect_timeout_seconds)
+        return read_facts(run.keeper, project)
+
+    # The files are read while the server starts a session and answers: so it does not matter how many.
     with ThreadPoolExecutor(1) as pool:
-        opening = pool.submit(open_keeper, place.url, config.db_connect_timeout_seconds)
-        try:
-            source = read_source(project)
-        finally:
-            run.keeper = server = opening.result()
-    facts = read_facts(server, project)
+        asked = pool.submit(open_server)
+        source = read_source(project)
+    facts, server = asked.result(), run.keeper
+    assert server is not None  # noqa: S101 - it has answered
     template = ensure_template(server, place, project, facts, source)
     run.leased = list(lease_many(server, place, template, checkout_id(run.root), workers))
     run.tickets = [tuple(database.ticket) for database in run.leased]

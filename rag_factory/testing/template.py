@@ -103,7 +103,6 @@ def read_source(project: Project) -> bytes:
     names as `template_files`; but not what Python and editors leave there.
     Raises SettingsError: one of `template_files` isn't there.
     """
-    digest = hashlib.sha256()
     configuration = [project.root / "alembic.ini"] if project.ini else []
     if ENGINE.is_relative_to(project.root.resolve()) and "site-packages" not in ENGINE.parts:
         engine = "in this checkout"
@@ -111,14 +110,14 @@ def read_source(project: Project) -> bytes:
     else:
         engine = _engine_version()
     files = _files_in([*project.script_folders, *_named_files(project), *configuration])
+    parts: list[bytes] = []
     for path, name in sorted(files.items()):
         content = _read(path)
-        digest.update(f"{name} {len(content)}\n".encode())
-        digest.update(content)
+        parts += f"{name} {len(content)}\n".encode(), content
     settings = project.pyproject.get("rag_factory", {}), project.pyproject.get("alembic", {})
     for fact in (FORM, engine, json.dumps(settings, sort_keys=True, default=str)):
-        digest.update(f"{fact}\n".encode())
-    return digest.digest()
+        parts.append(f"{fact}\n".encode())
+    return hashlib.sha256(b"".join(parts)).digest()
 
 
 def template_name(place: Place, key: str) -> str:
