@@ -95,21 +95,26 @@ PATIENT = FAST | {"max_prepared_transactions": "2", "shared_buffers": "1MB", "au
 
 
 @pytest.fixture(scope="module")
-def patient(public_folder: Path) -> Iterator[Target]:
-    """A database to make trouble in; the tests of a module share it, each with tables of its own."""
+def patient_server(public_folder: Path) -> Iterator[EmbeddedServer]:
+    """A server to make trouble on."""
     server = EmbeddedServer(public_folder / "patient", settings=PATIENT)
-    address = server.ensure_running()
     try:
-        url = DatabaseUrl(host=address.host, port=address.port, user=address.user, database="patient")
-        with psycopg.connect(url.with_database("postgres").plain, autocommit=True) as connection:
-            connection.execute("DROP DATABASE IF EXISTS patient")
-            connection.execute("CREATE DATABASE patient")
-        target = Target(url, DatabaseConfig.load(public_folder), server)
-        with psycopg.connect(url.plain, autocommit=True) as connection:
-            connection.execute("CREATE EXTENSION vector")
-        yield target
+        yield server
     finally:
         server.stop()
+
+
+@pytest.fixture
+def patient(patient_server: EmbeddedServer, public_folder: Path) -> Iterator[Target]:
+    """A database to make trouble in."""
+    address = patient_server.ensure_running()
+    url = DatabaseUrl(host=address.host, port=address.port, user=address.user, database="patient")
+    with psycopg.connect(url.with_database("postgres").plain, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE patient STRATEGY file_copy")
+        with psycopg.connect(url.plain, autocommit=True) as in_it:
+            in_it.execute("CREATE EXTENSION vector")
+        yield Target(url, DatabaseConfig.load(public_folder), patient_server)
+        connection.execute("DROP DATABASE patient WITH (FORCE)")
 
 
 @pytest.fixture
