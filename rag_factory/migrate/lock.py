@@ -101,7 +101,7 @@ def migrator_lock(
             session.execute("SET idle_session_timeout = 0")
             session.execute("SET statement_timeout = 0")
             keys, server_pid = _read_keys(session, project)
-            refuse_pooler(session, server_pid, target)
+            refuse_pooler(session, server_pid, target.url, timeout)
             _obtain(session, keys, target, wait_seconds, on_wait)
             # Closing the session frees the lock, also when this process is killed.
             yield session, keys

@@ -157,7 +157,7 @@ def _prepare(run: Run, config: TestSettings, workers: int, environment: Mapping[
 
     def open_server() -> ServerFacts:
         run.keeper = open_keeper(place.url, config.db_connect_timeout_seconds)
-        return read_facts(run.keeper, project)
+        return read_facts(run.keeper, place.url, project)
 
     # The files are read while the server starts a session and answers: so it does not matter how many.
     with ThreadPoolExecutor(1) as pool:

@@ -20,6 +20,7 @@ from rag_factory.errors import LockedError, SettingsError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from rag_factory.database.url import DatabaseUrl
     from rag_factory.migrate.project import Project
     from rag_factory.testing.place import Place
 
@@ -40,7 +41,7 @@ _FACTS = """
     SELECT current_setting('server_version'), current_setting('fsync'),
            CASE WHEN cardinality(%(extensions)s::text[]) > 0 THEN
            (SELECT string_agg(name || ' ' || default_version, ', ' ORDER BY name)
-            FROM pg_available_extensions WHERE name = ANY (%(extensions)s)) END
+            FROM pg_available_extensions WHERE name = ANY (%(extensions)s)) END, pg_backend_pid()
 """
 _MARK = """
     SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s AND NOT datallowconn
@@ -76,10 +77,17 @@ class ServerFacts:
     extensions: str
 
 
-def read_facts(server: psycopg.Connection[Any], project: Project) -> ServerFacts:
-    """Ask the server what the template and the cloning depend on."""
+def read_facts(server: psycopg.Connection[Any], url: DatabaseUrl, project: Project) -> ServerFacts:
+    """Ask the server what the template and the cloning depend on. url: where the session was opened.
+
+    Raises NotReadyError: a pooler stands before it, where a lease would not last.
+    """
     row = server.execute(_FACTS.encode(), {"extensions": list(project.extensions)}).fetchone()
-    full_version, fsync, extensions = row or ("", "on", None)
+    full_version, fsync, extensions, pid = row or ("", "on", None, 0)
+    if pid != server.info.backend_pid:
+        from rag_factory.migrate.pooler import refuse_pooler
+
+        refuse_pooler(server, pid, url)
     # Copying files takes two checkpoints: cheap where nothing is flushed to disk, dear elsewhere.
     strategy = "FILE_COPY" if fsync == "off" else "WAL_LOG"
     return ServerFacts(full_version.split()[0], strategy, extensions or "")

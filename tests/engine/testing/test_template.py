@@ -15,6 +15,7 @@ from rag_factory.migrate.project import Project
 from rag_factory.server import EmbeddedServer
 from rag_factory.testing import template
 from rag_factory.testing.template import ServerFacts, read_facts, template_key
+from tests.engine.migrate.pooling_proxy import pooling_proxy
 from tests.engine.testing.conftest import wait_until
 
 if TYPE_CHECKING:
@@ -140,6 +141,20 @@ def test_an_env_py_with_another_version_table_is_told(checkout: Checkout) -> Non
     assert checkout.databases() == set()
 
 
+def test_a_pooler_that_shares_sessions_is_refused(checkout: Checkout) -> None:
+    checkout.write_test(TESTS)
+    server = checkout.server
+    with pooling_proxy(f"{server.host}/.s.PGSQL.{server.port}", server.user, "postgres") as proxy:
+        behind = replace(checkout.url, host="127.0.0.1", port=proxy.port)
+        result = checkout.pytest(TEST_DATABASE_URL=behind.plain)
+    assert result.outcomes == {"test_unit": "passed", "test_database": "error"}, result.output
+    assert (
+        f"A pooler in transaction or statement mode (PgBouncer?) answers at {behind.server}" in result.header
+    )
+    assert "Set TEST_DATABASE_URL to the server's own port" in result.header
+    assert checkout.databases() == set()
+
+
 def test_a_template_takes_no_connections(checkout: Checkout) -> None:
     checkout.write_test(TESTS)
     checkout.pytest().assert_passed(2)
@@ -233,7 +248,7 @@ def test_a_clone_is_made_the_way_that_is_fast_there(
     try:
         url = replace(checkout.server, host=address.host, port=address.port, user=address.user)
         with psycopg.connect(url.with_database("postgres").plain, autocommit=True) as server:
-            facts = read_facts(server, Project(checkout.root))
+            facts = read_facts(server, checkout.server, Project(checkout.root))
         assert facts.strategy == strategy
         checkout.write_test(TESTS)
         checkout.pytest(TEST_DATABASE_URL=url.with_database("app_test").plain).assert_passed(2)
