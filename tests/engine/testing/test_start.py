@@ -138,6 +138,22 @@ def test_a_warm_run_imports_and_migrates_nothing(checkout: Checkout) -> None:
     checkout.pytest("tests/test_b.py").assert_passed(1)
 
 
+def test_the_garbage_collector_is_back_when_tests_begin(checkout: Checkout) -> None:
+    checkout.write_test(
+        """
+        import gc
+
+        at_import = gc.isenabled()
+
+        def test_it():
+            assert not at_import
+            assert gc.isenabled() and gc.get_freeze_count()
+        """
+    )
+    for more in ([], ["-n", "2"]):
+        checkout.pytest(*more).assert_passed(1)
+
+
 def test_the_header_says_what_the_tests_run_on(checkout: Checkout) -> None:
     checkout.write_test(UNIT)
     template = rf"{checkout.base}_ragt_[0-9a-f]{{12}}"
