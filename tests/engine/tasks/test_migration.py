@@ -252,14 +252,17 @@ def test_lock_outlives_the_servers_limit_on_idle_sessions(
 ) -> None:
     write_revision("003", upgrade="SELECT pg_advisory_xact_lock(3)")
     tasks.succeed("db.migrate", "--to", "002")
-    query(f"ALTER DATABASE \"{database_url.database}\" SET idle_session_timeout = '50ms'")
+    query(f"ALTER DATABASE \"{database_url.database}\" SET idle_session_timeout = '250ms'")
     with (
         psycopg.connect(database_url.plain, options="-c idle_session_timeout=0", autocommit=True) as other,
         contextlib.ExitStack() as running,
     ):
         other.execute("SELECT pg_advisory_lock(3)")
         process = running.enter_context(started(cli, "db.migrate", "--wait", "5"))
-        wait_for(query, "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+        wait_for(
+            lambda text: other.execute(text.encode()).fetchall(),
+            "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted",
+        )
         # A second migrator starts long after the limit, and must find the lock held.
         tasks.fail(8, "db.migrate", "--wait", "0", says="Another migrator works on")
         other.execute("SELECT pg_advisory_unlock(3)")
