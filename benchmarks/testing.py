@@ -61,8 +61,6 @@ SHARED = ("psycopg", "sqlalchemy", "alembic", "pytest", "pytest-xdist")
 # Some names of a registry and a proxy, that uv needs to install anything.
 NETWORK = ("UV_", "PIP_", "SSL_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
 WORKERS = (1, 2, 4, 8)
-# Our environment has a plug-in more than those of the others, which takes half a second at the end of a run.
-OURS_ALONE = ("-p", "no:hypothesispytest")
 MANY = 200
 # Ratios, cut off rather than rounded: 1.5, 12, 20, 2.5 and 17 times faster.
 KEEPDB, PYTEST_DJANGO, PYTEST_POSTGRESQL, CLONES, TESTS_OF_PYTEST_POSTGRESQL = 0.666, 0.083, 0.05, 0.4, 0.058
@@ -178,8 +176,8 @@ def measure_suite(lab: Laboratory, rounds: int) -> Figure:
     ours, ours_2, django, django_2 = "ours", "ours, -n 2", "pytest-django", "pytest-django, -n 2"
     janitors = "pytest-postgresql"
     rivals = {
-        ours: lambda: lab.time_pytest(Path(sys.executable), lab.project, *OURS_ALONE),
-        ours_2: lambda: lab.time_pytest(Path(sys.executable), lab.project, *OURS_ALONE, "-n", "2"),
+        ours: lambda: lab.time_pytest(lab.our_python, lab.project),
+        ours_2: lambda: lab.time_pytest(lab.our_python, lab.project, "-n", "2"),
         django: lambda: lab.time_pytest(lab.django_python, lab.django_project, "--reuse-db"),
         django_2: lambda: lab.time_pytest(lab.django_python, lab.django_project, "--reuse-db", "-n", "2"),
         janitors: lambda: lab.time_pytest(lab.alembic_python, lab.alembic_project),
@@ -241,6 +239,12 @@ class Laboratory:
         """Of every process: a copy of the code, and the server for those that don't find it themselves."""
         where = {"HOST": self.address.host, "PORT": str(self.address.port), "ACCOUNT": self.address.user}
         return inherited_environment() | where | {"PYTHONPATH": str(self.folder / "code")}
+
+    @cached_property
+    def our_python(self) -> Path:
+        """The interpreter of an environment like the others': without what only our own tests need."""
+        ours = f"rag-factory[embedded,testing] @ {PROJECT.as_uri()}"
+        return self._make_environment("ours", "sqlalchemy", "alembic", ours)
 
     @cached_property
     def django_python(self) -> Path:
@@ -375,7 +379,7 @@ class Laboratory:
         """Run two tests for each of our workers, with neither template nor databases."""
         self.drop("app_test_%")
         self.checkpoint()
-        return self.time_pytest(Path(sys.executable), self.project, *OURS_ALONE, *_few("tests/", number))
+        return self.time_pytest(self.our_python, self.project, *_few("tests/", number))
 
     def time_cold_alembic_run(self, number: int) -> float:
         """Run as many tests with a database that each worker creates and migrates."""
