@@ -42,6 +42,17 @@ def downgrade():
 '''
 
 
+IMPORT_PATH = tuple(sys.path)
+
+
+@pytest.fixture(autouse=True)
+def same_import_path() -> Iterator[None]:
+    """Take out what Alembic puts into the path: a test would import the tasks.py of another one's project."""
+    sys.path[:] = IMPORT_PATH
+    yield
+    sys.path[:] = IMPORT_PATH
+
+
 @pytest.fixture
 def project(project: Path) -> Path:
     """The project as it was at revision 002: the engine's tests don't change with every revision of it."""
