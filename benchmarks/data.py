@@ -29,7 +29,7 @@ from rag_factory.database.search import search_hybrid, search_text, search_vecto
 from rag_factory.database.search_options import DEFAULT_LIMIT, read_options
 from rag_factory.database.url import DatabaseUrl
 from rag_factory.server import find_binaries
-from rag_factory.testing.build import migrated_database
+from rag_factory.testing.build import migrate_new_database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -312,8 +312,8 @@ def laboratory() -> Iterator[Laboratory]:
     """Start a server and migrate a database on it; stop and remove it at the end."""
     with ExitStack() as stack:
         url = stack.enter_context(fast_server()).with_database("benchmark")
-        with connect_maintenance(url) as server, migrated_database(server, url, PROJECT, "FILE_COPY"):
-            pass
+        with connect_maintenance(url) as server:
+            migrate_new_database(server, url, PROJECT, "FILE_COPY")
         lab = Laboratory(url, stack)
         lab.run(
             f"DROP INDEX {INDEX}",

@@ -17,7 +17,7 @@ _PID = "SELECT pg_backend_pid()"
 
 
 def refuse_pooler(
-    session: psycopg.Connection[Any], server_pid: int, url: DatabaseUrl, connect_timeout_seconds: int = 10
+    session: psycopg.Connection[Any], server_pid: int, url: DatabaseUrl, connect_timeout_seconds: int
 ) -> None:
     """Refuse to work through a pooler in transaction or statement mode.
 
@@ -34,7 +34,8 @@ def refuse_pooler(
         raise NotReadyError(
             f"A pooler in transaction or statement mode (PgBouncer?) answers at {url.server}: locks "
             "and timeouts of a session don't hold there. Nothing was changed.",
-            fix="Set DATABASE_URL to the server's own port, or use a pool in session mode.",
+            fix="Set DATABASE_URL to the server's own port for migrations and tests, "
+            "or use a pool in session mode.",
         )
 
 

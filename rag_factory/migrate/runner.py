@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     import psycopg
     from alembic.runtime.migration import MigrationStep
+    from alembic.script import ScriptDirectory
 
     from rag_factory.migrate.history import History, Revision
     from rag_factory.migrate.lock import LockKeys
@@ -41,8 +42,10 @@ class Runner:
     on_running is told, from another thread, a revision that takes long and its seconds so far.
     before_first is called with the revisions to run: under the lock, before anything is changed.
     on_nothing is called when, under the lock, there is none to run.
+    at_end is called with the session that holds the lock, when all is done.
     on_progress: told how far long work is, by the online operations.
     keep_ledger: False for a database of nobody's, made to be dropped.
+    scripts: the project's revisions, where they are loaded already.
     """
 
     target: Target
@@ -53,9 +56,11 @@ class Runner:
     on_running: Callable[[Revision, Direction, float], None] = lambda *_: None
     before_first: Callable[[Sequence[Revision]], None] = lambda _: None
     on_nothing: Callable[[], None] = lambda: None
+    at_end: Callable[[psycopg.Connection[Any]], None] = lambda _: None
     on_progress: Callable[[Progress], None] | None = None
     wait_seconds: float = DEFAULT_WAIT_SECONDS
     keep_ledger: bool = True
+    scripts: ScriptDirectory | None = None
 
     def upgrade(self, to: str | None) -> tuple[str, ...]:
         """Apply all up to the revision `to`, an id. Returns the revisions the database is then at.
@@ -131,7 +136,9 @@ class Runner:
         done: list[Revision] = []
         try:
             with self._locked() as (session, keys):
-                return self._migrate(session, keys, direction, choose, done)
+                revisions = self._migrate(session, keys, direction, choose, done)
+                self.at_end(session)
+                return revisions
         except KeyboardInterrupt as stop:
             if not self.keep_ledger:
                 raise

@@ -26,10 +26,8 @@ if TYPE_CHECKING:
     from rag_factory.migrate.history import Revision
     from rag_factory.migrate.ledger import Ledger
     from rag_factory.migrate.lock import LockKeys
-    from rag_factory.migrate.project import Project
     from rag_factory.migrate.runner import Runner
     from rag_factory.migrate.steps import Direction
-    from rag_factory.migrate.target import Target
     from rag_factory.migrate.watch import Blocker
 
 
@@ -71,7 +69,7 @@ class Work:
     ) -> tuple[str, ...]:
         """Run the chosen revisions, and put each into `done`. Returns those the database is then at."""
         runner = self.runner
-        scripts = load_scripts(self.config)
+        scripts = runner.scripts or load_scripts(self.config)
         if runner.keep_ledger:
             for text in find_warnings(self.session, direction):
                 runner.on_wait(text)
@@ -82,7 +80,13 @@ class Work:
         if direction == "up":
             check_left_overs(self.session, done)
         after = read_revisions(runner.target, runner.project, self.session)
-        require_moved(runner.target, runner.project, current, after)
+        if after == tuple(current):
+            raise RagFactoryError(
+                f"Alembic ran {len(chosen)} revisions, but "
+                f"{'.'.join(runner.project.version_table)} in {runner.target.place} did not change.",
+                fix="Does env.py name another version table, or another database? Set version_table in "
+                "[tool.rag_factory] of pyproject.toml, and let env.py take sqlalchemy.url.",
+            )
         return after
 
     def _require_target(self, scripts: ScriptDirectory) -> None:
@@ -154,20 +158,6 @@ class Work:
             end = f"SELECT pg_terminate_backend({steps.blockers[0].pid})"
         problem.fix = f"Wait until that transaction is over, or end it ({end}), then run the task again."
         return problem
-
-
-def require_moved(target: Target, project: Project, before: Sequence[str], after: Sequence[str]) -> None:
-    """Check that the version table tells of the revisions that Alembic ran.
-
-    Raises RagFactoryError: it is as it was.
-    """
-    table = ".".join(project.version_table)
-    if tuple(after) == tuple(before):
-        raise RagFactoryError(
-            f"Alembic ran to its end, but {table} in {target.place} did not change.",
-            fix="Does env.py name another version table, or another database? Set version_table in "
-            "[tool.rag_factory] of pyproject.toml, and let env.py take sqlalchemy.url.",
-        )
 
 
 def _names(blockers: Sequence[Blocker]) -> str:

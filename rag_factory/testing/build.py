@@ -21,13 +21,13 @@ from rag_factory.testing import catalog
 from rag_factory.testing.template import Template, comment, drop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from rag_factory.database.url import DatabaseUrl
     from rag_factory.testing.place import Place
 
-# Whoever had come in before the database was closed.
+# Whoever had come in before the database was closed. The view of activity takes the server longer to plan.
 _END_SESSIONS = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_get_activity(NULL)
     WHERE datid = (SELECT oid FROM pg_database WHERE datname = {}) AND backend_type = 'client backend'
@@ -40,10 +40,15 @@ def build(
     """Migrate an empty database and close it. The mark is written last: without it, it is rebuilt."""
     url = place.url_of(name)
     drop(server, name)
+    fingerprint, settings, deferrable = "", dict[str, str](), False
+
+    def prove(session: psycopg.Connection[Any]) -> None:
+        nonlocal fingerprint, settings, deferrable
+        fingerprint = catalog.install(session)
+        settings, deferrable = catalog.read_properties(session)
+
     try:
-        with migrated_database(server, url, project.root, strategy) as session:
-            fingerprint = catalog.install(session)
-            settings, deferrable = catalog.read_properties(session)
+        migrate_new_database(server, url, project.root, strategy, at_end=prove)
         close = sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false")
         server.execute(close.format(sql.Identifier(name)))
         mark = comment(
@@ -60,13 +65,18 @@ def build(
     return Template(name, strategy, fingerprint, deferrable, settings, built=True)
 
 
-@contextmanager
-def migrated_database(
-    server: psycopg.Connection[Any], url: DatabaseUrl, root: Path, strategy: str, revision: str = "head"
-) -> Iterator[psycopg.Connection[Any]]:
-    """Create a database, in the way that this server copies fastest, and migrate it for the body.
+def migrate_new_database(
+    server: psycopg.Connection[Any],
+    url: DatabaseUrl,
+    root: Path,
+    strategy: str,
+    revision: str = "head",
+    *,
+    at_end: Callable[[psycopg.Connection[Any]], None] = lambda _: None,
+) -> None:
+    """Create a database, in the way that this server copies fastest, and migrate it as `db.migrate` does.
 
-    server: a session on the maintenance database. The body gets one on the new database.
+    server: a session on the maintenance database. at_end: called with one on the new database.
     """
     project = Project(root)
     # The defaults: neither the application's settings nor a test's have a say here.
@@ -76,17 +86,16 @@ def migrated_database(
         with ThreadPoolExecutor(1) as pool:
             creating = pool.submit(create_database_from, server, target, project, strategy)
             try:
-                from rag_factory.migrate.alone import migrated_alone
                 from rag_factory.migrate.environment import load_scripts
                 from rag_factory.migrate.history import History
+                from rag_factory.migrate.runner import Runner
 
                 history = History.read(project)
                 scripts = load_scripts(project.alembic_config(url))
             finally:
                 creating.result()
-        revisions = history.pending((), history.resolve(revision))
-        with migrated_alone(target, project, scripts, revisions) as session:
-            yield session
+        runner = Runner(target, project, history, keep_ledger=False, scripts=scripts, at_end=at_end)
+        runner.upgrade(history.resolve(revision))
 
 
 @contextmanager

@@ -35,7 +35,8 @@ Origin = Literal["kept", "cloned"]
 # How long to wait for the end of sessions that have been closed; others may stay.
 QUIET_SECONDS = 0.1
 POLL_SECONDS = 0.001
-# How many are cloned at once: it is the copying that takes the time, of the server's processors.
+# How many are cloned at once. The server's processors copy, which mostly are this machine's; beyond four,
+# the disk is what they wait for.
 AT_ONCE = max(2, min(4, os.cpu_count() or 2))
 
 

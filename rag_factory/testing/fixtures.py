@@ -154,7 +154,7 @@ def migrated_to(
     """Make private databases at a revision: `migrated_to("001")` gives an engine on one."""
     from sqlalchemy import NullPool, create_engine
 
-    from rag_factory.testing.build import migrated_database
+    from rag_factory.testing.build import migrate_new_database
 
     _announce(request)
     names = []
@@ -164,8 +164,8 @@ def migrated_to(
         names.append(name)
         url = worker_database.place.url_of(name)
         strategy = worker_database.template.strategy
-        with migrated_database(worker_database.server, url, request.config.rootpath, strategy, revision):
-            return create_engine(url.sqlalchemy, poolclass=NullPool)
+        migrate_new_database(worker_database.server, url, request.config.rootpath, strategy, revision)
+        return create_engine(url.sqlalchemy, poolclass=NullPool)
 
     yield make
     for name in names:

@@ -154,7 +154,6 @@ class Held:
             self.close()
             self._connection = self.engine.connect()
             self._generation = self.database.generation
-            self._savepoints.held = driver_of(self._connection)
         return self._connection
 
     def _note_use(self, driver: Any, *_: Any) -> None:

@@ -156,8 +156,9 @@ def _prepare(run: Run, config: TestSettings, workers: int, environment: Mapping[
     project = Project(run.root)
 
     def open_server() -> ServerFacts:
+        # At once the run's own, which closes it whatever fails.
         run.keeper = open_keeper(place.url, config.db_connect_timeout_seconds)
-        return read_facts(run.keeper, place.url, project)
+        return read_facts(run.keeper, place.url, project, config.db_connect_timeout_seconds)
 
     # The files are read while the server starts a session and answers: so it does not matter how many.
     with ThreadPoolExecutor(1) as pool:

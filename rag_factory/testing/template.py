@@ -30,7 +30,7 @@ POLL_SECONDS = 0.02
 FILE_BYTES = 65_536
 # How exactly a mark knows when its database was last used.
 DAY_SECONDS = 86_400
-# A change of what this module builds makes templates of earlier forms useless.
+# A change of what a build makes of a database makes templates of earlier forms useless.
 FORM = "10"
 # Names have these after the base: nobody else's database is taken for one of ours.
 TEMPLATE, WORKER = "ragt", "ragw"
@@ -77,7 +77,9 @@ class ServerFacts:
     extensions: str
 
 
-def read_facts(server: psycopg.Connection[Any], url: DatabaseUrl, project: Project) -> ServerFacts:
+def read_facts(
+    server: psycopg.Connection[Any], url: DatabaseUrl, project: Project, connect_timeout_seconds: int = 10
+) -> ServerFacts:
     """Ask the server what the template and the cloning depend on. url: where the session was opened.
 
     Raises NotReadyError: a pooler stands before it, where a lease would not last.
@@ -87,7 +89,7 @@ def read_facts(server: psycopg.Connection[Any], url: DatabaseUrl, project: Proje
     if pid != server.info.backend_pid:
         from rag_factory.migrate.pooler import refuse_pooler
 
-        refuse_pooler(server, pid, url)
+        refuse_pooler(server, pid, url, connect_timeout_seconds)
     # Copying files takes two checkpoints: cheap where nothing is flushed to disk, dear elsewhere.
     strategy = "FILE_COPY" if fsync == "off" else "WAL_LOG"
     return ServerFacts(full_version.split()[0], strategy, extensions or "")

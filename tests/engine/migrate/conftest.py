@@ -110,11 +110,11 @@ def patient(patient_server: EmbeddedServer, public_folder: Path) -> Iterator[Tar
     address = patient_server.ensure_running()
     url = DatabaseUrl(host=address.host, port=address.port, user=address.user, database="patient")
     with psycopg.connect(url.with_database("postgres").plain, autocommit=True) as connection:
+        connection.execute("DROP DATABASE IF EXISTS patient WITH (FORCE)")
         connection.execute("CREATE DATABASE patient STRATEGY file_copy")
         with psycopg.connect(url.plain, autocommit=True) as in_it:
             in_it.execute("CREATE EXTENSION vector")
         yield Target(url, DatabaseConfig.load(public_folder), patient_server)
-        connection.execute("DROP DATABASE patient WITH (FORCE)")
 
 
 @pytest.fixture

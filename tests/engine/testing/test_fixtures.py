@@ -200,7 +200,7 @@ LEAKS = {
         db_connection.execute(INSERT)
         db_connection.commit()
     """,
-        "ended by a raw COMMIT",
+        "the rows of public.item were changed",
     ),
     "commit_between": (
         """
