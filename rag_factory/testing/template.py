@@ -78,7 +78,7 @@ class ServerFacts:
 
 
 def read_facts(
-    server: psycopg.Connection[Any], url: DatabaseUrl, project: Project, connect_timeout_seconds: int = 10
+    server: psycopg.Connection[Any], url: DatabaseUrl, project: Project, connect_timeout_seconds: int
 ) -> ServerFacts:
     """Ask the server what the template and the cloning depend on. url: where the session was opened.
 
@@ -183,11 +183,6 @@ def read_mark(comment: str | None) -> dict[str, Any]:
     return mark if isinstance(mark, dict) else {}
 
 
-def write_mark(server: psycopg.Connection[Any], name: str, **mark: Any) -> None:
-    """Write the comment by which we know a database again."""
-    server.execute(comment(name, **mark))
-
-
 def comment(name: str, **mark: Any) -> sql.Composed:
     """The statement that writes it."""
     text = json.dumps({"rag_factory": mark | {"used": int(time.time())}})
@@ -197,7 +192,7 @@ def comment(name: str, **mark: Any) -> sql.Composed:
 def touch(server: psycopg.Connection[Any], name: str, mark: dict[str, Any]) -> None:
     """Note that a database was used, at most once a day."""
     if is_stale(mark):
-        write_mark(server, name, **mark)
+        server.execute(comment(name, **mark))
 
 
 def is_stale(mark: dict[str, Any]) -> bool:

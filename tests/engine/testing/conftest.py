@@ -54,6 +54,24 @@ CREATE TABLE item (id int PRIMARY KEY GENERATED ALWAYS AS IDENTITY, name text NO
 """
 
 
+# What the tests of a checkout begin with, and how a later one sees that nothing was left.
+INSERT = """
+    from sqlalchemy.exc import SQLAlchemyError
+    INSERT = text("INSERT INTO item (name) VALUES ('a')")
+    COUNT = text("SELECT count(*) FROM item")
+"""
+CLEAN = """
+    def test_{name}_after(db_connection):
+        assert db_connection.execute(COUNT).scalar() == 0
+        assert db_connection.execute(text("SELECT to_regclass('made')")).scalar() is None
+"""
+
+
+def clean_after(name: str) -> str:
+    """A test that fails when the one of this name has left something."""
+    return CLEAN.format(name=name)
+
+
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
     """Wait for a state of another process, and return it."""
     deadline = time.monotonic() + seconds

@@ -6,23 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.engine.testing.conftest import INSERT, clean_after
+
 if TYPE_CHECKING:
     from tests.engine.testing.conftest import Checkout
-
-INSERT = """
-    from sqlalchemy.exc import SQLAlchemyError
-    INSERT = text("INSERT INTO item (name) VALUES ('a')")
-    COUNT = text("SELECT count(*) FROM item")
-"""
-CLEAN = """
-    def test_{name}_after(db_connection):
-        assert db_connection.execute(COUNT).scalar() == 0
-        assert db_connection.execute(text("SELECT to_regclass('made')")).scalar() is None
-"""
-
-
-def clean_after(name: str) -> str:
-    return CLEAN.format(name=name)
 
 
 def test_tests_that_behave_pass_and_leave_nothing(checkout: Checkout) -> None:
@@ -175,190 +162,6 @@ def test_migrated_to_gives_a_database_at_a_revision(checkout: Checkout) -> None:
     assert checkout.databases(r"_f\d+$") == set()
 
 
-LEAKS = {
-    "raw_commit": (
-        """
-    def test_raw_commit(db_connection):
-        db_connection.execute(INSERT)
-        db_connection.execute(text("COMMIT"))
-    """,
-        "ended by a raw COMMIT",
-    ),
-    "commit_of_the_driver": (
-        """
-    def test_commit_of_the_driver(db_connection):
-        db_connection.execute(INSERT)
-        db_connection.connection().connection.cursor().execute("COMMIT")
-    """,
-        "ended by a raw COMMIT",
-    ),
-    "commit_before_a_commit": (
-        """
-    def test_commit_before_a_commit(db_connection):
-        db_connection.execute(INSERT)
-        db_connection.connection().connection.driver_connection.commit()
-        db_connection.execute(INSERT)
-        db_connection.commit()
-    """,
-        "the rows of public.item were changed",
-    ),
-    "commit_between": (
-        """
-    def test_commit_between(db_connection):
-        driver = db_connection.connection().connection.driver_connection
-        db_connection.execute(INSERT)
-        db_connection.commit()
-        driver.commit()
-    """,
-        "the rows of public.item were changed",
-    ),
-    "async_raw_commit": (
-        """
-    async def test_async_raw_commit(async_db_connection):
-        await async_db_connection.execute(INSERT)
-        await async_db_connection.execute(text("COMMIT"))
-    """,
-        "ended by a raw COMMIT",
-    ),
-    "second_connection": (
-        """
-    def test_second_connection(db_connection, db_engine):
-        with db_engine.begin() as second:
-            second.execute(INSERT)
-    """,
-        "the rows of public.item were changed",
-    ),
-    "second_connection_makes_table": (
-        """
-    def test_second_connection_makes_table(db_connection, db_engine):
-        with db_engine.begin() as second:
-            second.execute(text("CREATE TABLE made (id int)"))
-    """,
-        "tables, constraints, functions or other objects were changed",
-    ),
-    "async_and_second": (
-        """
-    async def test_async_and_second(async_db_connection, db_engine):
-        with db_engine.begin() as second:
-            second.execute(INSERT)
-    """,
-        "the rows of public.item were changed",
-    ),
-    "engine_alone": (
-        """
-    def test_engine_alone(db_engine):
-        with db_engine.begin() as connection:
-            connection.execute(INSERT)
-    """,
-        "the rows of public.item were changed",
-    ),
-    "url_alone": (
-        """
-    def test_url_alone(test_db_url):
-        import psycopg
-        with psycopg.connect(test_db_url.replace("+psycopg", "")) as connection:
-            connection.execute("INSERT INTO item (name) VALUES ('a')")
-    """,
-        "the rows of public.item were changed",
-    ),
-    "environment_alone": (
-        """
-    def test_environment_alone(fresh_database):
-        import psycopg
-        with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
-            connection.execute("INSERT INTO item (name) VALUES ('a')")
-    """,
-        "the rows of public.item were changed",
-    ),
-    "dropped_table": (
-        """
-    def test_dropped_table(db_engine):
-        with db_engine.begin() as connection:
-            connection.execute(text("DROP TABLE item"))
-    """,
-        "can't be put back",
-    ),
-    "committing_ddl": (
-        """
-    def test_committing_ddl(committing_database):
-        with committing_database.begin() as connection:
-            connection.execute(text("ALTER TABLE item ADD COLUMN made int"))
-    """,
-        "takes fresh_database",
-    ),
-    "committing_function": (
-        """
-    def test_committing_function(committing_database):
-        with committing_database.begin() as connection:
-            connection.execute(text("CREATE FUNCTION made() RETURNS int LANGUAGE sql AS 'SELECT 1'"))
-    """,
-        "takes fresh_database",
-    ),
-    "committing_left_open": (
-        """
-    KEPT = []
-    def test_committing_left_open(committing_database):
-        connection = committing_database.connect()
-        KEPT.append(connection)
-        connection.execute(INSERT)
-    """,
-        "left a transaction open",
-    ),
-    "committing_elsewhere_left_open": (
-        """
-    def test_committing_elsewhere_left_open(committing_database, test_db_url):
-        import psycopg
-        with committing_database.begin() as connection:
-            connection.execute(INSERT)
-        KEPT.append(psycopg.connect(test_db_url.replace("+psycopg", "")))
-        KEPT[-1].execute("UPDATE item SET name = 'held'")
-    """,
-        "left open holds rows",
-    ),
-}
-
-
-DDL = {
-    "check": "ALTER TABLE item ADD CONSTRAINT made CHECK (id > -5)",
-    "default": "ALTER TABLE item ALTER COLUMN name SET DEFAULT 'x'",
-    "null": "ALTER TABLE item ALTER COLUMN name DROP NOT NULL",
-    "trigger": "CREATE TRIGGER made BEFORE UPDATE ON item FOR EACH ROW "
-    "EXECUTE FUNCTION suppress_redundant_updates_trigger()",
-    "policy": "CREATE POLICY made ON item USING (true)",
-    "security": "ALTER TABLE item ENABLE ROW LEVEL SECURITY",
-    "right": "GRANT SELECT ON item TO PUBLIC",
-    "enum": "ALTER TYPE color ADD VALUE 'blue'",
-    "comment": "COMMENT ON TABLE item IS 'made'",
-}
-
-
-def test_any_ddl_fails_the_test_that_did_it_and_harmless_commits_do_not(checkout: Checkout) -> None:
-    checkout.write_revision(
-        "CREATE TABLE item (id serial, name text NOT NULL); CREATE TYPE color AS ENUM ('red')"
-    )
-    checkout.write_test(f"""
-    HARMLESS = ("CREATE TEMP TABLE made (id serial CHECK (id > 0))", "TRUNCATE item RESTART IDENTITY",
-                "ALTER SEQUENCE item_id_seq RESTART", "ANALYZE item")
-    DDL = {DDL!r}
-
-    @pytest.mark.parametrize("statement", HARMLESS)
-    def test_harmless(committing_database, statement):
-        with committing_database.begin() as connection:
-            connection.execute(text(statement))
-
-    def test_temporary(db_engine):
-        with db_engine.begin() as connection:
-            connection.execute(text(HARMLESS[0]))
-
-    @pytest.mark.parametrize("what", DDL)
-    def test_ddl(db_engine, what):
-        with db_engine.begin() as connection:
-            connection.execute(text(DDL[what]))
-    """)
-    result = checkout.pytest()
-    assert result.wrong == {f"test_ddl[{what}]" for what in DDL}, result.output
-
-
 def test_a_fixture_asked_for_late_sets_the_address(checkout: Checkout) -> None:
     checkout.write_test("""
     @pytest.mark.parametrize("name", ("db_connection", "committing_database", "fresh_database") * 2)
@@ -368,25 +171,6 @@ def test_a_fixture_asked_for_late_sets_the_address(checkout: Checkout) -> None:
         assert os.environ["DATABASE_URL"]
     """)
     checkout.pytest().assert_passed(6)
-
-
-@pytest.fixture(scope="module")
-def leaks_text() -> str:
-    parts = [INSERT]
-    for name, (code, _) in LEAKS.items():
-        parts += [code, clean_after(name)]
-    return "\n".join(parts)
-
-
-def test_a_leak_fails_the_test_that_did_it_and_no_other(checkout: Checkout, leaks_text: str) -> None:
-    checkout.write_test(leaks_text)
-    result = checkout.pytest("-W", "default")
-    assert result.code == 1
-    assert result.wrong == {f"test_{name}" for name in LEAKS}, result.output
-    for name, (_, said) in LEAKS.items():
-        text = result.texts[f"test_{name}"]
-        assert "This test leaves its database changed" in text
-        assert said in text, name
 
 
 def test_a_broken_transaction_hurts_no_other_test(checkout: Checkout) -> None:

@@ -248,7 +248,7 @@ def test_a_clone_is_made_the_way_that_is_fast_there(
     try:
         url = replace(checkout.server, host=address.host, port=address.port, user=address.user)
         with psycopg.connect(url.with_database("postgres").plain, autocommit=True) as server:
-            facts = read_facts(server, url, Project(checkout.root))
+            facts = read_facts(server, url, Project(checkout.root), 10)
         assert facts.strategy == strategy
         checkout.write_test(TESTS)
         checkout.pytest(TEST_DATABASE_URL=url.with_database("app_test").plain).assert_passed(2)
