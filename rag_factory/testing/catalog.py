@@ -81,7 +81,15 @@ _TEMPORARY = {
     "pg_sequence": "seqrelid = ANY (tables)", "pg_inherits": "inhrelid = ANY (tables)",
 }  # fmt: skip
 _OBJECTS_CHANGED = f"{SCHEMA}.objects() <> (SELECT fingerprint FROM {SCHEMA}.objects)"
+# Sessions first: one that ends meanwhile has had its writes counted before it is gone. Those of the asking
+# session, which the server has not added to the others yet, are counted apart.
 _SESSIONS = "pg_stat_get_db_numbackends((SELECT oid FROM pg_database WHERE datname = current_database()))"
+_WRITES = " + ".join(
+    f"pg_stat_get_{scope}tuples_{what}('{catalog}'::regclass)"
+    for catalog in (*_CATALOGS, "pg_db_role_setting")
+    for what in ("inserted", "updated", "deleted")
+    for scope in ("", "xact_")
+)
 # As set by ALTER DATABASE … SET. They are no part of what a clone copies.
 _SETTINGS = """
     SELECT unnest(setconfig) FROM pg_db_role_setting
@@ -166,6 +174,7 @@ def install(connection: psycopg.Connection[Any]) -> str:
         _PROVE,
         _reset_sequences(states),
         _settle(unseen),
+        _ACTIVITY,
         _restore(empty, full, states, afterwards, unseen),
         _fingerprint(rows | others, unseen),
     )
@@ -190,9 +199,11 @@ def prepare_restore(connection: psycopg.Connection[Any]) -> None:
     # The name tells it from the application's own sessions.
     connection.execute("SET application_name = 'rag-factory testing'")
     connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'".encode())
+    # Else the server plans the long queries anew for each of the first five calls.
+    connection.execute("SET plan_cache_mode = 'force_generic_plan'")
     if _one(connection, "SELECT has_parameter_privilege('session_replication_role', 'SET')"):
         connection.execute("SET session_replication_role = 'replica'")
-    prepared = connection.pgconn.prepare(RESTORE, f"SELECT {SCHEMA}.restore($1, $2)".encode())
+    prepared = connection.pgconn.prepare(RESTORE, f"SELECT {SCHEMA}.restore($1)".encode())
     if prepared.status != ExecStatus.COMMAND_OK:
         raise error_from_result(prepared)
 
@@ -345,6 +356,20 @@ def _settle(hidden: str) -> str:
     """
 
 
+# How many sessions the database has, and how many writes to catalogs were counted: who changed objects either
+# is still there or has been counted.
+_ACTIVITY = f"""
+    CREATE FUNCTION {SCHEMA}.activity() RETURNS text LANGUAGE plpgsql AS $activity$
+    DECLARE
+        sessions integer := {_SESSIONS};
+        writes bigint := {_WRITES};
+    BEGIN
+        RETURN sessions || ' ' || writes;
+    END;
+    $activity$
+"""
+
+
 def _restore(
     empty: list[str],
     full: list[_Full],
@@ -357,39 +382,30 @@ def _restore(
     Deleting few rows is ten times faster than TRUNCATE, which makes new files. It takes a session in which
     triggers and foreign keys are off (see `prepare_restore`), so that the order doesn't matter and no trigger
     writes, and that sees all rows; others are told what changed, and clone the database again.
-    The objects are only looked at when somebody has written to a catalog since, or may have: sessions besides
-    ours tell it later. It returns the number of such writes, and what it could not put back.
+    The objects are only looked at when they are asked for: when `activity` tells of something new.
     """
-    writes = " + ".join(
-        f"pg_stat_get_tuples_{what}('{catalog}'::regclass)"
-        for catalog in (*_CATALOGS, "pg_db_role_setting")
-        for what in ("inserted", "updated", "deleted")
-    )
     tests = {f"EXISTS (SELECT FROM ONLY {name})": f"DELETE FROM ONLY {name};" for name in empty}
     tests |= {table.differs: table.refill for table in full} | _resets(sequences)
     return f"""
-        CREATE FUNCTION {SCHEMA}.restore(since bigint, sessions integer) RETURNS text
-        LANGUAGE plpgsql AS $restore$
+        CREATE FUNCTION {SCHEMA}.restore(objects_too boolean) RETURNS text LANGUAGE plpgsql AS $restore$
         DECLARE
-            writes bigint := {writes};
             found boolean[];
             changed text;
         BEGIN
             IF {hidden} THEN
-                RETURN writes || ' rows that row security hides';
+                RETURN 'rows that row security hides';
             END IF;
             IF current_setting('session_replication_role') <> 'replica' THEN
                 PERFORM {SCHEMA}.reset_sequences();
-                RETURN concat(writes, ' ', {SCHEMA}.changed());
+                RETURN {SCHEMA}.changed();
             END IF;
             found := {_array(list(tests))};
             {_where_found(tests)}
             changed := {_first(afterwards)};
-            IF changed IS NULL AND (writes <> since OR {_SESSIONS} > sessions)
-                AND {_OBJECTS_CHANGED} THEN
+            IF changed IS NULL AND objects_too AND {_OBJECTS_CHANGED} THEN
                 changed := '{OBJECTS}';
             END IF;
-            RETURN concat(writes, ' ', changed);
+            RETURN changed;
         END;
         $restore$
     """

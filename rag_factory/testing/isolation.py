@@ -39,7 +39,11 @@ _CHECK_DEFERRED = "SET CONSTRAINTS ALL IMMEDIATE"
 # Has the server count at once what a session wrote, rather than when it is idle.
 _COUNT = "SELECT pg_stat_force_next_flush()"
 # What else a test may have set on a connection that the next one gets from the pool.
-_RESET = f"RESET SESSION AUTHORIZATION; RESET ALL; DISCARD TEMP; {_COUNT}, pg_advisory_unlock_all()".encode()
+# It answers what has been done to the database.
+_RESET = (
+    "RESET SESSION AUTHORIZATION; RESET ALL; DISCARD TEMP; "
+    f"{_COUNT}, pg_advisory_unlock_all(); SELECT {SCHEMA}.activity()"
+).encode()
 
 
 class Held:
@@ -108,21 +112,20 @@ class Held:
         left_open = pool.checkedout()
         if left_open:
             return self._judge(f"it left a transaction open, in {left_open} of its connections")
+        used = [driver for driver in self._used if not driver.closed]
+        self._used.clear()
         try:
-            for driver in self._used:
-                if not driver.closed:
-                    # Without a transaction, the server would send a warning that costs as much as the rest.
-                    is_idle = driver.pgconn.transaction_status == TransactionStatus.IDLE
-                    _ask(driver, _RESET if is_idle else b"ROLLBACK; " + _RESET)
-            self._used.clear()
-            if self._restorer is None or self._restorer.closed:
-                self._restorer = connect(self.database.url)
-                prepare_restore(self._restorer)
+            for driver in used:
+                # Without a transaction, the server would send a warning that costs as much as the rest.
+                is_idle = driver.pgconn.transaction_status == TransactionStatus.IDLE
+                driver.pgconn.send_query(_RESET if is_idle else b"ROLLBACK; " + _RESET)
+            # The rows are put back while the connections are reset.
+            changed = self._put_back(objects_too=False)
             sessions = 1 + (self._connection is not None) + pool.checkedin()
-            values = [str(self._writes).encode(), str(sessions).encode()]
-            answer = _value(self._restorer.pgconn.exec_prepared(RESTORE, values))
-            writes, _, changed = (answer or "").partition(" ")
-            self._writes = int(writes)
+            activities = {_receive(driver) or "" for driver in used}
+            if not changed and activities != {f"{sessions} {self._writes}"}:
+                changed = self._put_back(objects_too=True)
+                self._writes = max((int(each.split()[1]) for each in activities), default=-1)
         except (DriverError, RagFactoryError) as error:
             return self._judge(_broken(error))
         if changed == OBJECTS:
@@ -131,6 +134,13 @@ class Held:
             # Rows that this role can't put back: it was free to change them.
             self.renew()
         return None
+
+    def _put_back(self, *, objects_too: bool) -> str | None:
+        """Put rows and sequences back. Returns what could not be; objects_too: or what else has changed."""
+        if self._restorer is None or self._restorer.closed:
+            self._restorer = connect(self.database.url)
+            prepare_restore(self._restorer)
+        return _value(self._restorer.pgconn.exec_prepared(RESTORE, [b"t" if objects_too else b"f"]))
 
     def renew(self) -> None:
         """Clone the database again, with all connections to it closed."""
@@ -270,6 +280,14 @@ def _ask(driver: Driver[Any], query: bytes) -> str | None:
     Through libpq at once: the driver's own way takes as long as all the rest, and this is done for each test.
     """
     return _value(driver.pgconn.exec_(query))
+
+
+def _receive(driver: Driver[Any]) -> str | None:
+    """The value that the last of the statements gives which were sent."""
+    value = None
+    while (result := driver.pgconn.get_result()) is not None:
+        value = _value(result)
+    return value
 
 
 def _value(result: PGresult) -> str | None:

@@ -198,6 +198,16 @@ def test_ddl_of_a_test_that_may_commit_rows_is_noticed_whoever_does_it(checkout:
     def test_rows_again(committing_database, db_connection):
         db_connection.execute(text("INSERT INTO item VALUES (1)"))
 
+    def test_one_of_two(committing_database):
+        with committing_database.begin() as one, committing_database.begin() as other:
+            add(other, "two")
+            one.execute(text("SELECT 1"))
+
+    def test_rows_of_two(committing_database):
+        with committing_database.begin() as one, committing_database.begin() as other:
+            one.execute(text("INSERT INTO item VALUES (1)"))
+            other.execute(text("CREATE TEMP TABLE passing ON COMMIT DROP AS SELECT 1 AS x"))
+
     def test_other_closed(committing_database, test_db_url):
         engine = create_engine(test_db_url)
         with engine.begin() as connection:
@@ -226,5 +236,11 @@ def test_ddl_of_a_test_that_may_commit_rows_is_noticed_whoever_does_it(checkout:
             connection.execute(text("INSERT INTO item VALUES (1)"))
     """)
     result = checkout.pytest()
-    wrong = {"test_pooled", "test_other_closed", "test_other_open", "test_session", "test_async_session"}
-    assert result.wrong == wrong, result.output
+    assert result.wrong == {
+        "test_pooled",
+        "test_one_of_two",
+        "test_other_closed",
+        "test_other_open",
+        "test_session",
+        "test_async_session",
+    }, result.output
