@@ -35,7 +35,8 @@ MADE_MEANWHILE = frozenset({"42710", "42P07", "42704"})
 ATTEMPTS = 10
 DEFAULT_LOCK_TIMEOUT_SECONDS = 5.0
 _BLOCKERS = """
-    SELECT activity.pid, activity.usename, activity.application_name, activity.state,
+    SELECT activity.pid, coalesce(activity.usename, activity.backend_type, 'the server'),
+           activity.application_name, activity.state,
            coalesce(extract(epoch FROM clock_timestamp() - activity.xact_start)::int, 0),
            left(regexp_replace(activity.query, '\\s+', ' ', 'g'), 80)
     FROM (SELECT DISTINCT pid FROM pg_locks
@@ -157,7 +158,8 @@ class Session:
         """Who has locks on these tables, the oldest transaction first; tables: as in SQL."""
         rows = self.execute(_BLOCKERS.format(tables=", ".join(map(quote, tables))))
         return "; ".join(
-            f"pid {pid} ({user}, {application or 'unnamed'}, {state} for {seconds} s: {query})"
+            f"pid {pid} ({user}, {application or 'unnamed'}, "
+            + (f"{state} for {seconds} s: {query})" if state else "what it does is hidden from this role)")
             for pid, user, application, state, seconds, query in rows
         )
 

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.05
 _END = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
+# The server's own processes have no role, and a role that may not watch them isn't told their kind.
 _OTHERS = (
-    "SELECT DISTINCT coalesce(usename, backend_type) FROM pg_stat_activity WHERE datname = %s ORDER BY 1"
+    "SELECT DISTINCT usename FROM pg_stat_activity WHERE datname = %s AND usename IS NOT NULL ORDER BY 1"
 )
 
 
@@ -50,7 +51,7 @@ def swap(target: Target, new: str, keep_as: str | None) -> None:
             who = ", ".join(other for (other,) in ender.execute(_OTHERS, (name,)))
             why = f" ({ended.diag.message_primary})" if ended else ""
             raise NotReadyError(
-                f"{target.place} is in use by {who or 'a prepared transaction'}, which "
+                f"{target.place} is in use by {who or 'a prepared transaction or the server itself'}, which "
                 f"{target.url.user or 'this role'} can't end{why}. Nothing was changed.",
                 fix="Stop what uses it, or let the role end its sessions: GRANT pg_signal_backend TO …",
             ) from error

@@ -292,6 +292,21 @@ def test_holder_that_never_goes_is_named(
         database.run(work)
 
 
+def test_holder_that_may_not_be_watched_is_named_all_the_same(database: Database) -> None:
+    role = f"weak_{database.engine.url.database}"
+    database.execute(f'CREATE ROLE "{role}"; ALTER TABLE books OWNER TO "{role}"')
+    try:
+        with database.engine.connect() as blocker:
+            blocker.exec_driver_sql(READS)
+            pid, user = blocker.exec_driver_sql("SELECT pg_backend_pid(), current_user").one()
+            with pytest.raises(LockedError, match=rf"pid {pid} \({user}, .* is hidden from this role"):
+                database.run(
+                    lambda op: op.set_not_null_online("books", "pages"), role=role, lock_timeout="5ms"
+                )
+    finally:
+        database.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
+
+
 def test_index_waits_for_older_transactions_past_the_lock_timeout(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
