@@ -81,15 +81,6 @@ _TEMPORARY = {
     "pg_sequence": "seqrelid = ANY (tables)", "pg_inherits": "inhrelid = ANY (tables)",
 }  # fmt: skip
 _OBJECTS_CHANGED = f"{SCHEMA}.objects() <> (SELECT fingerprint FROM {SCHEMA}.objects)"
-# Sessions first: one that ends meanwhile has had its writes counted before it is gone. Those of the asking
-# session, which the server has not added to the others yet, are counted apart.
-_SESSIONS = "pg_stat_get_db_numbackends((SELECT oid FROM pg_database WHERE datname = current_database()))"
-_WRITES = " + ".join(
-    f"pg_stat_get_{scope}tuples_{what}('{catalog}'::regclass)"
-    for catalog in (*_CATALOGS, "pg_db_role_setting")
-    for what in ("inserted", "updated", "deleted")
-    for scope in ("", "xact_")
-)
 # As set by ALTER DATABASE … SET. They are no part of what a clone copies.
 _SETTINGS = """
     SELECT unnest(setconfig) FROM pg_db_role_setting
@@ -356,8 +347,15 @@ def _settle(hidden: str) -> str:
     """
 
 
-# How many sessions the database has, and how many writes to catalogs were counted: who changed objects either
-# is still there or has been counted.
+_SESSIONS = "pg_stat_get_db_numbackends((SELECT oid FROM pg_database WHERE datname = current_database()))"
+# Those of the asking session that the server has not added to the others yet are counted apart.
+_WRITES = " + ".join(
+    f"pg_stat_get_{scope}tuples_{what}('{catalog}'::regclass)"
+    for catalog in (*_CATALOGS, "pg_db_role_setting")
+    for what in ("inserted", "updated", "deleted")
+    for scope in ("", "xact_")
+)
+# Who changed objects is still there or has been counted. Sessions first: one may end between the two looks.
 _ACTIVITY = f"""
     CREATE FUNCTION {SCHEMA}.activity() RETURNS text LANGUAGE plpgsql AS $activity$
     DECLARE

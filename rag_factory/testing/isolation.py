@@ -125,6 +125,7 @@ class Held:
             activities = {_receive(driver) or "" for driver in used}
             if not changed and activities != {f"{sessions} {self._writes}"}:
                 changed = self._put_back(objects_too=True)
+                # Where connections differ in what they had seen, too few: that only means to look again.
                 self._writes = max((int(each.split()[1]) for each in activities), default=-1)
         except (DriverError, RagFactoryError) as error:
             return self._judge(_broken(error))
@@ -283,7 +284,7 @@ def _ask(driver: Driver[Any], query: bytes) -> str | None:
 
 
 def _receive(driver: Driver[Any]) -> str | None:
-    """The value that the last of the statements gives which were sent."""
+    """Wait for statements that were sent; the value that the last one gives."""
     value = None
     while (result := driver.pgconn.get_result()) is not None:
         value = _value(result)
