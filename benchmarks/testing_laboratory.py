@@ -225,6 +225,10 @@ class Laboratory:
         """Run the tests of a project."""
         return time_command([python, "-m", "pytest", "-q", *arguments], folder, environment=self.environment)
 
+    def time_one_test(self, project: Path) -> float:
+        """Run one test of a project of ours, whose databases are there."""
+        return self.time_pytest(self.our_python, project, "tests/test_items.py::test_insert[0]")
+
     def time_cold_run(self, number: int) -> float:
         """Run two tests for each of our workers, with neither template nor databases."""
         self.drop("app_test_%")
@@ -235,7 +239,9 @@ class Laboratory:
         """Run as many tests with a database that each worker creates and migrates."""
         self.drop("each%")
         self.checkpoint()
-        return self.time_pytest(self.alembic_python, self.each_project, *_few("", number))
+        # The plug-in of another rival, whose environment it shares, is nothing that it needs.
+        alone = ("-p", "no:pytest_postgresql")
+        return self.time_pytest(self.alembic_python, self.each_project, *alone, *_few("", number))
 
     def time_fresh_start(self) -> float:
         """Clone, and run the tests: environment, server and template database are all made."""
