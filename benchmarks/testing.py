@@ -111,7 +111,7 @@ def measure_growth_of_run(lab: Laboratory, rounds: int) -> Figure:
 
 
 def measure_cold(lab: Laboratory, number: int, rounds: int) -> Figure:
-    """Time whole runs of pytest with as many workers, two tests for each, when there is nothing yet."""
+    """Time from the command of a first run until the last of so many workers has its database."""
     ours, each = f"ours, -n {number}", f"Alembic in each, -n {number}"
     rivals = {ours: lambda: lab.time_cold_run(number), each: lambda: lab.time_cold_alembic_run(number)}
     return race(f"A first run, {number} workers", rivals, [Comparison(ours, each, 1.0)], rounds)

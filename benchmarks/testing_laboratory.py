@@ -230,18 +230,40 @@ class Laboratory:
         return self.time_pytest(self.our_python, project, "tests/test_items.py::test_insert[0]")
 
     def time_cold_run(self, number: int) -> float:
-        """Run two tests for each of our workers, with neither template nor databases."""
+        """Begin to run our tests in as many workers, with neither template nor databases."""
         self.drop("app_test_%")
         self.checkpoint()
-        return self.time_pytest(self.our_python, self.project, *_few("tests/", number))
+        return self._time_until_ready(self.our_python, self.project, number, "tests/test_items.py")
 
     def time_cold_alembic_run(self, number: int) -> float:
-        """Run as many tests with a database that each worker creates and migrates."""
+        """Begin to run as many tests with a database that each worker creates and migrates."""
         self.drop("each%")
         self.checkpoint()
         # The plug-in of another rival, whose environment it shares, is nothing that it needs.
         alone = ("-p", "no:pytest_postgresql")
-        return self.time_pytest(self.alembic_python, self.each_project, *alone, *_few("", number))
+        return self._time_until_ready(self.alembic_python, self.each_project, number, "test_items.py", *alone)
+
+    def _time_until_ready(self, python: Path, folder: Path, number: int, file: str, *arguments: str) -> float:
+        """Run two tests for each worker; seconds from the command until the last one's first test starts."""
+        notes = self.folder / "ready"
+        notes.mkdir()
+        plugin = {
+            "PYTHONPATH": f"{self.folder / 'code'}{os.pathsep}{self.folder / 'plugins'}",
+            "PYTEST_PLUGINS": "ready_workers",
+            "READY_WORKERS": str(notes),
+        }
+        tests = [f"{file}::test_insert[{each}]" for each in range(2 * number)]
+        began = time.time()
+        time_command(
+            [python, "-m", "pytest", "-q", "-n", str(number), *arguments, *tests],
+            folder,
+            environment=self.environment | plugin,
+        )
+        times = [float(note.read_text(encoding="utf-8")) for note in notes.iterdir()]
+        shutil.rmtree(notes)
+        if len(times) != number:
+            raise RuntimeError(f"{len(times)} of {number} workers ran a test")
+        return max(times) - began
 
     def time_fresh_start(self) -> float:
         """Clone, and run the tests: environment, server and template database are all made."""
@@ -324,12 +346,6 @@ class Laboratory:
         return python
 
 
-def _few(folder: str, workers: int) -> list[str]:
-    """Two tests for each of so many workers."""
-    tests = [f"{folder}test_items.py::test_insert[{each}]" for each in range(2 * workers)]
-    return ["-n", str(workers), *tests]
-
-
 @contextmanager
 def laboratory() -> Iterator[Laboratory]:
     """Make all that the rivals share; stop and remove it at the end."""
@@ -346,7 +362,8 @@ def laboratory() -> Iterator[Laboratory]:
                 PROJECT / part, folder / "code" / part, ignore=shutil.ignore_patterns(*NOT_CLONED)
             )
         (folder / "plugins").mkdir()
-        shutil.copy(PROJECT / "benchmarks/peers/first_test.py", folder / "plugins")
+        for plugin in ("first_test.py", "ready_workers.py"):
+            shutil.copy(PROJECT / "benchmarks/peers" / plugin, folder / "plugins")
         server = EmbeddedServer(home, settings=FORGETFUL, name="test-postgresql")
         stack.callback(server.stop)
         yield Laboratory(folder, server, server.ensure_running(), stack)
