@@ -18,7 +18,6 @@ from alembic.util import CommandError
 from sqlalchemy import Engine, NullPool, Pool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
-from rag_factory.database.config import DatabaseConfig
 from rag_factory.database.driver import APPLICATION_NAME, NO_ENVIRONMENT, translate
 from rag_factory.database.url import DatabaseUrl, scrub
 from rag_factory.errors import HistoryError, NotReadyError, RagFactoryError
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy import Connection, MetaData
 
+    from rag_factory.database.plain import Settings
     from rag_factory.migrate.ledger import Ledger
 
 # Both wildcards are needed: a list replaces Alembic's own, and without ours functions, triggers and views
@@ -114,7 +114,7 @@ def run_environment(
 
 @contextmanager
 def open_connection(
-    url: DatabaseUrl, config: DatabaseConfig, *, work_key: int | None = None
+    url: DatabaseUrl, config: Settings, *, work_key: int | None = None
 ) -> Iterator[Connection]:
     """Open one connection for migrations: no pool, and the settings' timeouts set on the session.
 
@@ -268,7 +268,7 @@ def require_target(config: Config, scripts: ScriptDirectory, connection: Connect
 
 
 @contextmanager
-def _timeouts(config: DatabaseConfig, work_key: int | None) -> Iterator[None]:
+def _timeouts(config: Settings, work_key: int | None) -> Iterator[None]:
     """Set the settings' timeouts on each connection that SQLAlchemy opens in the body.
 
     The server's own limit on idle sessions is lifted: ours is idle while env.py works on one of its own.
@@ -315,6 +315,9 @@ def _connection(root: Path, *, migrating: bool) -> Iterator[tuple[Connection, Le
     if given is not None:
         yield given, None
         return
+    # Imported here: whoever hands over a connection has read the settings, or needs none.
+    from rag_factory.database.config import DatabaseConfig
+
     settings = DatabaseConfig.load(root)
     text = context.config.get_main_option("sqlalchemy.url")
     target = Target(DatabaseUrl.parse(text, name="sqlalchemy.url"), settings) if text else reach(settings)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rag_factory.errors import NotReadyError
 
 if TYPE_CHECKING:
-    from rag_factory.database.config import DatabaseConfig
+    from rag_factory.database.plain import Settings
     from rag_factory.database.url import DatabaseUrl
     from rag_factory.server import EmbeddedServer
 
@@ -20,7 +20,7 @@ _LOCATIONS = frozenset({"PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGSERVI
 
 
 def program(
-    name: str, config: DatabaseConfig, server: EmbeddedServer | None, *, at_least: int | None = None
+    name: str, config: Settings, server: EmbeddedServer | None, *, at_least: int | None = None
 ) -> Path:
     """The path of a program: of the embedded server in use, of POSTGRES_BIN_FOLDER, of PATH, of the extra.
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
+    from rag_factory.database.plain import Settings
     from rag_factory.database.url import DatabaseUrl
 
 # What decides which server is asked.
@@ -174,5 +175,5 @@ def _leads_to_real(config: DatabaseConfig, real: DatabaseUrl) -> SettingsError:
     )
 
 
-def _maintenance(config: DatabaseConfig, url: DatabaseUrl) -> psycopg.Connection[tuple[Any, ...]]:
+def _maintenance(config: Settings, url: DatabaseUrl) -> psycopg.Connection[tuple[Any, ...]]:
     return connect_maintenance(url, connect_timeout_seconds=config.db_connect_timeout_seconds)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rag_factory.database.config import DatabaseConfig
+    from rag_factory.database.plain import Settings
     from rag_factory.server import EmbeddedServer, ServerAddress
 
 NAME_LIMIT_BYTES = 63
@@ -22,7 +23,7 @@ class Target:
     """A database, its settings, and the embedded server if it is the one."""
 
     url: DatabaseUrl
-    config: DatabaseConfig
+    config: Settings
     server: EmbeddedServer | None = None
 
     @property
@@ -83,6 +84,6 @@ def _check_name(name: str) -> None:
         )
 
 
-def anchored(config: DatabaseConfig, path: Path) -> Path:
+def anchored(config: Settings, path: Path) -> Path:
     """A folder among the settings; relative ones start at the project's root."""
     return config.root / path.expanduser()

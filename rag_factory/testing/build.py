@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import sql
 
-from rag_factory.database.config import DatabaseConfig
 from rag_factory.database.driver import translate
+from rag_factory.database.plain import PlainSettings
 from rag_factory.errors import RagFactoryError
 from rag_factory.migrate.creation import create_database_from
 from rag_factory.migrate.project import Project
@@ -80,7 +80,7 @@ def migrate_new_database(
     """
     project = Project(root)
     # The defaults: neither the application's settings nor a test's have a say here.
-    target = Target(url, DatabaseConfig.model_validate({}))
+    target = Target(url, PlainSettings(root))
     with _as_application(url):
         # While the server copies files, Alembic is imported and the revisions are read.
         with ThreadPoolExecutor(1) as pool:

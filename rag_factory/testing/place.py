@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from rag_factory.database.plain import Settings
     from rag_factory.server import EmbeddedServer
-    from rag_factory.testing.settings import TestSettings
 
 EMBEDDED_BASE = "app_test"
 # A test server holds nothing that its template can't make again: it need not survive a power cut.
@@ -52,7 +52,7 @@ class Place:
         return cls(DatabaseUrl(**data["url"]), data["base"], data["embedded"])
 
 
-def check_place(config: TestSettings) -> None:
+def check_place(config: Settings) -> None:
     """Refuse to run tests where they would do harm.
 
     Raises SettingsError: in a protected environment, on the application's own database, or on one whose name
@@ -80,7 +80,7 @@ def check_place(config: TestSettings) -> None:
         )
 
 
-def find_place(config: TestSettings, environment: Mapping[str, str] = os.environ) -> Place:
+def find_place(config: Settings, environment: Mapping[str, str] = os.environ) -> Place:
     """Find the place for tests; start the embedded test server when it is meant.
 
     environment: where libpq's own variables may complete the address.
@@ -97,7 +97,7 @@ def find_place(config: TestSettings, environment: Mapping[str, str] = os.environ
     return Place(_complete(url, environment).with_database("postgres"), base, embedded=False)
 
 
-def embedded_test_server(config: TestSettings) -> EmbeddedServer:
+def embedded_test_server(config: Settings) -> EmbeddedServer:
     """The embedded test server of the project, running or not; another one than for development."""
     from rag_factory.server import EmbeddedServer
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     import psycopg
 
+    from rag_factory.database.plain import Settings
     from rag_factory.testing.databases import WorkerDatabase
-    from rag_factory.testing.settings import TestSettings
     from rag_factory.testing.template import ServerFacts
 
 GROUPS = {"db": "RUN_DB_TESTS", "integration": "RUN_INTEGRATION_TESTS", "llm": "RUN_LLM_TESTS"}
@@ -96,7 +96,7 @@ class Run:
         return cls(root, **data)
 
 
-def begin_run(config: TestSettings, workers: int, environment: Mapping[str, str]) -> Run:
+def begin_run(config: Settings, workers: int, environment: Mapping[str, str]) -> Run:
     """Make server, template and `workers` databases ready.
 
     environment: as it was before the application's settings were hidden from the tests.
@@ -127,7 +127,7 @@ def begin_run(config: TestSettings, workers: int, environment: Mapping[str, str]
     return run
 
 
-def _fail(run: Run, config: TestSettings, error: Exception) -> None:
+def _fail(run: Run, config: Settings, error: Exception) -> None:
     """Keep why there are no databases."""
     run.close()
     run.place = run.template = run.keeper = None
@@ -143,7 +143,7 @@ def _fail(run: Run, config: TestSettings, error: Exception) -> None:
     run.header = f"databases: none. {text}"
 
 
-def _prepare(run: Run, config: TestSettings, workers: int, environment: Mapping[str, str]) -> str:
+def _prepare(run: Run, config: Settings, workers: int, environment: Mapping[str, str]) -> str:
     """Make all ready; what was found and made, in words."""
     from concurrent.futures import ThreadPoolExecutor
 

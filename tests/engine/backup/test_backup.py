@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
+from rag_factory.database.config import DatabaseConfig
 from rag_factory.errors import BackupError, NotReadyError, RagFactoryError, UsageError
 from rag_factory.migrate.backup import child
 from rag_factory.migrate.backup.dump import back_up
@@ -269,7 +270,7 @@ def test_a_pg_dump_that_will_not_do_fails_the_backup(
         (programs / name).write_text(f"#!/bin/sh\n# {version}\n{work}\n")
         (programs / name).chmod(0o755)
     (project / ".env").write_text(f"POSTGRES_BIN_FOLDER={programs}\n")
-    config = type(target.config).load(project)
+    config = DatabaseConfig.load(project)
     with pytest.raises(BackupError, match=says):
         back_up(replace(target, config=config), Project(project))
     assert not [*project.glob("backups/*"), *project.glob("backups/.*")]

@@ -59,6 +59,7 @@ class Small:
 
     def runner(self, **options: Any) -> Runner:
         settings = {name: options.pop(name) for name in list(options) if name.startswith("db_")}
+        assert isinstance(self.target.config, DatabaseConfig)
         target = replace(self.target, config=self.target.config.model_copy(update=settings))
         return Runner(target, self.project, self.history, **options)
 

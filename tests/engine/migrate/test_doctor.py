@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
+from rag_factory.database.config import DatabaseConfig
 from rag_factory.migrate.inspection import activity, objects, vectors
 from rag_factory.migrate.inspection.doctor import CHECKS, examine, mend
 from rag_factory.migrate.inspection.finding import Check, Finding, Limits
@@ -68,6 +69,7 @@ def test_mending_waits_no_longer_than_the_lock_timeout(
     holder.execute("BEGIN")
     holder.execute("LOCK TABLE held IN SHARE UPDATE EXCLUSIVE MODE")
     found = find(objects.UNVALIDATED_CONSTRAINTS)["public.held"]
+    assert isinstance(patient.config, DatabaseConfig)
     hasty = replace(patient, config=patient.config.model_copy(update={"db_lock_timeout_seconds": 0.1}))
     assert "lock timeout" in repair(hasty, found)
     holder.execute("COMMIT")

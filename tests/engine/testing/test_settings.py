@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rag_factory.database.config import DatabaseConfig
+from rag_factory.database.plain import PlainSettings
 from rag_factory.database.sources import NAMES
 from rag_factory.errors import SettingsError
-from rag_factory.testing.settings import PlainSettings, read_test_settings
+from rag_factory.testing.settings import read_test_settings
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -109,6 +111,12 @@ def test_no_setting_of_the_application_reaches_a_test(checkout: Checkout) -> Non
     }
     checkout.pytest(**application).assert_passed(4)
     checkout.pytest("-n", "2", **application).assert_passed(4)
+
+
+def test_a_build_does_without_what_validates_settings() -> None:
+    code = "import rag_factory.testing.build, rag_factory.migrate.work, sys; print('pydantic' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert said.stdout == "False\n"
 
 
 def test_a_warm_run_imports_and_migrates_nothing(checkout: Checkout) -> None:
