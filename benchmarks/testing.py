@@ -8,11 +8,17 @@ Run it: uv run python benchmarks/testing.py
 from __future__ import annotations
 
 import argparse
+from functools import partial
+from typing import TYPE_CHECKING
 
 from benchmarks.testing_laboratory import MANY, SHARED, WORKERS, Laboratory, laboratory
 from benchmarks.testing_projects import SMALL, TESTS
 from benchmarks.timing import FEWEST_ROUNDS, Comparison, Figure, describe_machine, progress, race, report
 from rag_factory.server import find_binaries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 # Ratios, cut off rather than rounded: 1.5, 12, 20, 2.5 and 17 times faster.
 KEEPDB, PYTEST_DJANGO, PYTEST_POSTGRESQL, CLONES, TESTS_OF_PYTEST_POSTGRESQL = 0.666, 0.083, 0.05, 0.4, 0.058
@@ -25,8 +31,10 @@ def main() -> None:
     with laboratory() as lab:
         if "ready" in arguments.only:
             figures += [measure_ready(lab, number, rounds) for number in WORKERS]
-            figures += [measure_growth(lab, number, rounds) for number in (WORKERS[0], WORKERS[-1])]
-            figures.append(measure_growth_of_run(lab, rounds))
+            for number in (WORKERS[0], WORKERS[-1]):
+                kept = partial(lab.time_ours, number, "kept")
+                figures.append(measure_growth(lab, f"{number} kept", kept, rounds))
+            figures.append(measure_growth(lab, "A warm run of one test", lab.time_one_test, rounds))
         if "cold" in arguments.only:
             figures += [measure_cold(lab, number, max(rounds // 3, 1)) for number in WORKERS[1:]]
         if "test" in arguments.only:
@@ -85,29 +93,18 @@ def measure_ready(lab: Laboratory, number: int, rounds: int) -> Figure:
     return race(f"{number} ready", rivals, comparisons, rounds)
 
 
-def measure_growth(lab: Laboratory, number: int, rounds: int) -> Figure:
-    """Time databases kept from the last run, for a project that is 20 times older too.
+def measure_growth(lab: Laboratory, title: str, time: Callable[[Path], float], rounds: int) -> Figure:
+    """Time something warm in a project that is 20 times older too.
 
     The younger one is measured twice: less than what lies between these can't be told apart.
     """
     few, again, many = f"{SMALL} revisions", f"{SMALL} revisions, again", f"{MANY} revisions"
     rivals = {
-        few: lambda: lab.time_ours(number, "kept"),
-        again: lambda: lab.time_ours(number, "kept"),
-        many: lambda: lab.time_ours(number, "kept", lab.old_project),
+        few: lambda: time(lab.project),
+        again: lambda: time(lab.project),
+        many: lambda: time(lab.old_project),
     }
-    return race(f"{number} kept, more revisions", rivals, [Comparison(many, few, 1.0)], rounds)
-
-
-def measure_growth_of_run(lab: Laboratory, rounds: int) -> Figure:
-    """Time whole warm runs of one test likewise."""
-    few, again, many = f"{SMALL} revisions", f"{SMALL} revisions, again", f"{MANY} revisions"
-    rivals = {
-        few: lambda: lab.time_one_test(lab.project),
-        again: lambda: lab.time_one_test(lab.project),
-        many: lambda: lab.time_one_test(lab.old_project),
-    }
-    return race("A warm run of one test, more revisions", rivals, [Comparison(many, few, 1.0)], rounds)
+    return race(f"{title}, more revisions", rivals, [Comparison(many, few, 1.0)], rounds)
 
 
 def measure_cold(lab: Laboratory, number: int, rounds: int) -> Figure:

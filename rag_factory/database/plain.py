@@ -29,7 +29,6 @@ class PlainSettings:
     read_url: None = None
     test_url: None = None
     test_database_any_name: bool = False
-    db_name: str = "app"
     db_connect_timeout_seconds: int = 10
     db_lock_timeout_seconds: float = 5
     db_statement_timeout_seconds: float = 0
