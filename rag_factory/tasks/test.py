@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from rag_factory.errors import NotReadyError
@@ -20,8 +21,8 @@ def prepare(work: Workspace, workers: str | None = None) -> None:
     from rag_factory.testing.run import begin_run
 
     number = (os.cpu_count() or 1) if workers is None else whole_number(workers, "--workers")
-    run = begin_run(work.test_config, number, os.environ)
-    run.close()
+    with closing(begin_run(work.test_config, number, os.environ)) as run:
+        run.finish()
     if run.problem:
         raise NotReadyError(run.problem)
     say(run.header)

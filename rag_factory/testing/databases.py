@@ -178,6 +178,14 @@ def lease_many(
     return databases
 
 
+def say_origins(template: Template, databases: Sequence[WorkerDatabase]) -> str:
+    """How template and databases came about, in words."""
+    kept = sum(database.origin == "kept" for database in databases)
+    counts = [(kept, "kept"), (len(databases) - kept, "cloned")]
+    state = "built" if template.built else "cached"
+    return ", ".join([state, *(f"{number} {word}" for number, word in counts if number)])
+
+
 def create_clone(server: psycopg.Connection[Any], template: Template, name: str) -> None:
     """Clone the template. Clones of a template that is closed to connections don't wait for each other."""
     clone = sql.Identifier(name)

@@ -21,7 +21,7 @@ from rag_factory.testing.run import GROUPS, Run, begin_run
 from rag_factory.testing.settings import read_test_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
     from rag_factory.testing.shards import Shard
 
@@ -97,9 +97,24 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def pytest_configure_node(node: Any) -> None:
     """Hand the run over to a worker of xdist, which then leases a database of its own."""
     run = node.config.stash.get(RUN, None)
-    if run is not None:
-        run.release()
-        node.workerinput["rag_factory"] = run.as_data()
+    if run is None:
+        return
+    if run.builder is not None:
+        # It follows in a file where both have the same files.
+        temporary = getattr(node.config, "_tmp_path_factory", None)
+        if temporary is not None and node.gateway.spec.popen:
+            run.note = str(temporary.getbasetemp() / "rag_factory.json")
+        else:
+            _finish(node.config)
+    run.release()
+    node.workerinput["rag_factory"] = run.as_data()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: Any, ids: Sequence[str]) -> None:
+    """Let no worker begin its tests before their databases are there."""
+    if ids:
+        _finish(node.config)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -168,6 +183,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         fixtures.insert(0, "worker_database")
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Let no test begin before its database is there; but an error in a test's file is told at once."""
+    if session.testsfailed and not session.config.option.continue_on_collection_errors:
+        return
+    if session.items:
+        _finish(session.config)
+    run = session.config.stash.get(RUN, None)
+    if run is not None and run.note and any(item.get_closest_marker("db") for item in session.items):
+        run.get_ready()
+
+
 def _wake_collector(config: pytest.Config) -> None:
     if config.stash.get(_COLLECTOR, False):
         gc.enable()
@@ -207,6 +233,19 @@ def _begin(config: pytest.Config, patch: pytest.MonkeyPatch) -> None:
     if settings is not None:
         workers = max(len(config.getoption("tx", None) or ()), 1)
         config.stash[RUN] = begin_run(settings, workers, environment)
+
+
+def _finish(config: pytest.Config) -> None:
+    """Wait for what is still being built, and say what it has come to."""
+    run = config.stash.get(RUN, None)
+    if run is not None and run.finish() and config.getoption("verbose") >= 0:
+        terminal = config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is not None and terminal.isatty:
+            # Over the line in which xdist counts its workers.
+            terminal.rewrite(run.header, erase=True)
+            terminal.write_line("")
+        elif terminal is not None:
+            terminal.write_line(run.header)
 
 
 def _hide_settings(patch: pytest.MonkeyPatch) -> None:

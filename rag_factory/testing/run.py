@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_factory.errors import RagFactoryError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     import psycopg
 
     from rag_factory.database.plain import Settings
+    from rag_factory.testing.builder import Builder
     from rag_factory.testing.databases import WorkerDatabase
     from rag_factory.testing.template import ServerFacts
 
 GROUPS = {"db": "RUN_DB_TESTS", "integration": "RUN_INTEGRATION_TESTS", "llm": "RUN_LLM_TESTS"}
-# What nobody has used for so long is collected when a new template is built.
-UNUSED_SECONDS = 7 * 86_400.0
 
 
 @dataclass
@@ -29,26 +30,36 @@ class Run:
     """What the tests of one run need to know.
 
     off: the groups that don't run, and why. place and template: as plain data, which cost no import.
-    tickets: for the workers' databases. url: of the database that this process has leased. keeper: the
-    session that holds its leases, and in the controller keeps the template from being collected.
+    where: both in words. tickets: for the workers' databases. url: of the database that this process has
+    leased. keeper: the session that holds its leases, and in the controller keeps the template from being
+    collected. began: when, in epoch seconds. builder: makes what isn't there. note: the file that tells the
+    workers what it has made, when they begin before that.
     """
 
     root: Path
     off: dict[str, str] = field(default_factory=dict)
     place: dict[str, Any] | None = None
     template: dict[str, Any] | None = None
+    where: str = ""
     problem: str = ""
     header: str = ""
     url: str = ""
     tickets: list[Any] = field(default_factory=list)
     leased: list[WorkerDatabase] = field(default_factory=list)
     keeper: psycopg.Connection[Any] | None = None
+    began: float = field(default_factory=time.time)
+    builder: Builder | None = None
+    note: str = ""
 
     def lease(self, worker: int = 0) -> WorkerDatabase:
         """Lease a database for this process, the worker of that number.
 
         Raises RagFactoryError: there is no server or template.
         """
+        self.finish()
+        if self.note:
+            for name, value in json.loads(Path(self.note).read_bytes()).items():
+                setattr(self, name, value)
         if self.place is None or self.template is None:
             raise RagFactoryError(self.problem or "No test database was prepared.")
         from rag_factory.testing.databases import Ticket, lease, open_keeper
@@ -66,6 +77,17 @@ class Run:
         self.url = database.url.plain
         return database
 
+    def get_ready(self) -> None:
+        """Do in a worker what can be done while the template is being built."""
+        import rag_factory.testing.isolation  # noqa: F401 - for the fixtures, which import it then
+        from rag_factory.testing.databases import open_keeper
+        from rag_factory.testing.place import Place
+
+        if self.place is not None:
+            # What is wrong is told by `lease`, to the tests that need it.
+            with suppress(RagFactoryError):
+                self.keeper = open_keeper(Place.from_data(self.place).url)
+
     def release(self) -> None:
         """End the leases that nobody took; a worker gets a ticket for its own instead."""
         if self.leased and self.keeper:
@@ -74,8 +96,41 @@ class Run:
             unlock(self.keeper, *(lock_key(database.name) for database in self.leased))
             self.leased.clear()
 
+    def finish(self) -> bool:
+        """Wait for what is being built. False: nothing is, and all has been said."""
+        if self.builder is None:
+            return False
+        made, self.builder = self.builder.wait(), None
+        if made.problem:
+            self.fail(made.problem)
+        else:
+            self.template, self.tickets = made.template, made.tickets
+            self.say(made.said, made.finished)
+        if self.note:
+            note, self.note = Path(self.note), ""
+            # Without the place, which may hold a password.
+            news = {"template": self.template, "tickets": self.tickets, "problem": self.problem}
+            note.write_text(json.dumps(news), encoding="utf-8")
+        return True
+
+    def say(self, made: str, finished: float) -> None:
+        """Tell by the header what was made, and when that was finished."""
+        self.header = f"databases: {self.where} {made}, {(finished - self.began) * 1000:.0f} ms"
+
+    def fail(self, problem: str) -> None:
+        """Keep why there are no databases, and end what there is."""
+        self.close()
+        self.place = self.template = self.keeper = None
+        # Errors of connections speak of the application's variable.
+        text = " ".join(re.sub(r"(?<!TEST_)\bDATABASE_URL", "TEST_DATABASE_URL", problem).split())
+        self.problem = f"{text} To run the other tests alone: RUN_DB_TESTS=false"
+        self.header = f"databases: none. {text}"
+
     def close(self) -> None:
-        """End all that this process holds."""
+        """End all that this process holds, and what is being built for it."""
+        if self.builder is not None:
+            self.builder.stop()
+            self.builder = None
         self.release()
         if self.keeper is not None:
             self.keeper.close()
@@ -88,6 +143,7 @@ class Run:
             "template": self.template,
             "problem": self.problem,
             "tickets": self.tickets,
+            "note": self.note,
         }
 
     @classmethod
@@ -117,40 +173,26 @@ def begin_run(config: Settings, workers: int, environment: Mapping[str, str]) ->
         return run
     from psycopg import Error as DriverError
 
-    started = time.perf_counter()
     try:
-        said = _prepare(run, config, workers, environment)
-    except (RagFactoryError, DriverError) as error:
-        _fail(run, config, error)
-    else:
-        run.header = f"databases: {said}, {(time.perf_counter() - started) * 1000:.0f} ms"
-    return run
-
-
-def _fail(run: Run, config: Settings, error: Exception) -> None:
-    """Keep why there are no databases."""
-    run.close()
-    run.place = run.template = run.keeper = None
-    problem = error
-    if not isinstance(error, RagFactoryError):
+        _prepare(run, config, workers, environment)
+    except RagFactoryError as error:
+        run.fail(str(error))
+    except DriverError as error:
         from rag_factory.database.driver import translate
         from rag_factory.database.url import DatabaseUrl
 
-        problem = translate(error, config.test_url or DatabaseUrl(database="postgres"))
-    # Errors of connections speak of the application's variable.
-    text = " ".join(re.sub(r"(?<!TEST_)\bDATABASE_URL", "TEST_DATABASE_URL", str(problem)).split())
-    run.problem = f"{text} To run the other tests alone: RUN_DB_TESTS=false"
-    run.header = f"databases: none. {text}"
+        run.fail(str(translate(error, config.test_url or DatabaseUrl(database="postgres"))))
+    return run
 
 
-def _prepare(run: Run, config: Settings, workers: int, environment: Mapping[str, str]) -> str:
-    """Make all ready; what was found and made, in words."""
+def _prepare(run: Run, config: Settings, workers: int, environment: Mapping[str, str]) -> None:
+    """Make all ready, or begin to build what isn't there."""
     from concurrent.futures import ThreadPoolExecutor
 
     from rag_factory.migrate.project import Project
-    from rag_factory.testing.databases import lease_many, open_keeper
+    from rag_factory.testing.databases import lease_many, open_keeper, say_origins
     from rag_factory.testing.place import checkout_id, find_place
-    from rag_factory.testing.template import ensure_template, read_facts, read_source
+    from rag_factory.testing.template import key_of, read_facts, read_source, template_name, use_template
 
     place = find_place(config, environment)
     project = Project(run.root)
@@ -166,19 +208,18 @@ def _prepare(run: Run, config: Settings, workers: int, environment: Mapping[str,
         source = read_source(project)
     facts, server = asked.result(), run.keeper
     assert server is not None  # noqa: S101 - it has answered
-    template = ensure_template(server, place, project, facts, source)
+    name = template_name(place, key_of(source, facts))
+    server_name = "embedded" if place.embedded else place.url.server
+    run.place = place.as_data()
+    run.where = f"PostgreSQL {facts.version} {server_name}, template {name}"
+    template = use_template(server, name, facts.strategy)
+    if template is None:
+        from rag_factory.testing.builder import Builder, Job
+
+        run.builder = Builder(Job(str(run.root), run.place, name, facts.strategy, workers))
+        run.header = f"databases: {run.where} is being built"
+        return
     run.leased = list(lease_many(server, place, template, checkout_id(run.root), workers))
     run.tickets = [tuple(database.ticket) for database in run.leased]
-    run.place, run.template = place.as_data(), template.as_data()
-    kept = sum(database.origin == "kept" for database in run.leased)
-    cloned = len(run.leased) - kept
-    where = "embedded" if place.embedded else place.url.server
-    state = "built" if template.built else "cached"
-    parts = [f"PostgreSQL {facts.version} {where}", f"template {template.name} {state}"]
-    parts += [f"{number} {word}" for number, word in ((kept, "kept"), (cloned, "cloned")) if number]
-    if template.built:
-        from rag_factory.testing.cleanup import clean
-
-        dropped = clean(server, place.base, unused_for_seconds=UNUSED_SECONDS)
-        parts += [f"{len(dropped)} old ones dropped"] if dropped else []
-    return ", ".join(parts)
+    run.template = template.as_data()
+    run.say(say_origins(template, run.leased), time.time())

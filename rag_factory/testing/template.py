@@ -141,27 +141,30 @@ def worker_name(place: Place, checkout: str, slot: int) -> str:
 
 
 def ensure_template(
-    server: psycopg.Connection[Any], place: Place, project: Project, facts: ServerFacts, source: bytes
+    server: psycopg.Connection[Any], place: Place, project: Project, name: str, strategy: str
 ) -> Template:
     """Find the template, or build it. However many ask at once, one builds and the others wait.
 
-    server: a session on the maintenance database, where all of them meet. As long as it lasts, nobody
-    collects the template. source: see `read_source`.
+    server: a session on the maintenance database, where all of them meet.
     Raises RagFactoryError: a migration failed; no template is left behind.
     """
-    name = template_name(place, key_of(source, facts))
-    server.execute("SELECT pg_advisory_lock_shared(%s)", (use_key(name),))
-    found = find_template(server, name, facts.strategy)
+    found = use_template(server, name, strategy)
     if found is not None:
         return found
     with _building(server, name):
-        found = find_template(server, name, facts.strategy)
+        found = find_template(server, name, strategy)
         if found is not None:
             return found
         # Imported here: only building needs it, and it would cost a warm run more than all the rest.
         from rag_factory.testing.build import build
 
-        return build(server, place, project, name, facts.strategy)
+        return build(server, place, project, name, strategy)
+
+
+def use_template(server: psycopg.Connection[Any], name: str, strategy: str) -> Template | None:
+    """Find the template. As long as the session lasts, nobody collects it, nor the one that is built then."""
+    server.execute("SELECT pg_advisory_lock_shared(%s)", (use_key(name),))
+    return find_template(server, name, strategy)
 
 
 def find_template(server: psycopg.Connection[Any], name: str, strategy: str) -> Template | None:

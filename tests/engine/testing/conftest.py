@@ -92,8 +92,9 @@ class Result:
 
     @property
     def header(self) -> str:
-        """The plug-in's header line."""
-        return next((line for line in self.output.splitlines() if line.startswith("databases: ")), "")
+        """The plug-in's header line; the last one, which tells what was built."""
+        lines = [line for line in self.output.splitlines() if line.startswith("databases: ")]
+        return lines[-1] if lines else ""
 
     @property
     def wrong(self) -> set[str]:
@@ -140,10 +141,12 @@ class Checkout:
 
     def pytest(self, *arguments: str, **environment: str | None) -> Result:
         """Run the tests to their end."""
-        return self.finish(self.start(*arguments, **environment))
+        return self.finish(self.start(*arguments, terminal=None, **environment))
 
-    def start(self, *arguments: str, **environment: str | None) -> subprocess.Popen[str]:
-        """Start to run the tests. A variable of None is left out."""
+    def start(
+        self, *arguments: str, terminal: int | None = None, **environment: str | None
+    ) -> subprocess.Popen[str]:
+        """Start to run the tests. terminal: where their output goes. A variable of None is left out."""
         report = self.root / f"report-{uuid4().hex}.xml"
         variables = (
             clean_environment() | {"TEST_DATABASE_URL": self.url.plain} | self.environment | environment
@@ -163,7 +166,7 @@ class Checkout:
             cwd=self.root,
             env={name: value for name, value in variables.items() if value is not None},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.PIPE if terminal is None else terminal,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
@@ -214,8 +217,8 @@ class Checkout:
             if process.poll() is None:
                 os.killpg(process.pid, 9)
             process.wait()
-            assert process.stdout is not None
-            process.stdout.close()
+            if process.stdout is not None:
+                process.stdout.close()
         with self.connect() as server:
             for name in self.databases():
                 database = sql.Identifier(f"{self.base}_{name}")

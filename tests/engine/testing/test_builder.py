@@ -1,0 +1,155 @@
+"""A process of its own builds a template while tests are collected, however it or the run ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.engine.testing.conftest import wait_until
+
+if TYPE_CHECKING:
+    from tests.engine.testing.conftest import Checkout
+
+TESTS = """
+def test_unit():
+    pass
+
+def test_database(db_connection):
+    assert db_connection.execute(text("SELECT count(*) FROM item")).scalar() == 0
+"""
+EACH_WAY = pytest.mark.parametrize("more", [[], ["-n", "2"]], ids=["alone", "workers"])
+SOON_SECONDS = 30
+
+
+@EACH_WAY
+def test_no_run_imports_alembic_also_when_it_builds(checkout: Checkout, more: list[str]) -> None:
+    checkout.write_test(TESTS + "    import sys\n    assert 'alembic' not in sys.modules\n")
+    result = checkout.pytest(*more)
+    result.assert_passed(2)
+    assert " built, " in result.header
+
+
+@EACH_WAY
+def test_the_header_says_that_a_template_is_being_built(checkout: Checkout, more: list[str]) -> None:
+    checkout.write_test(TESTS)
+    lines = [line for line in checkout.pytest(*more).output.splitlines() if line.startswith("databases: ")]
+    being_built, built = lines
+    assert being_built.endswith(" is being built")
+    assert built.startswith(being_built.removesuffix(" is being built") + " built, ")
+
+
+@EACH_WAY
+def test_a_terminal_shows_it_on_a_line_of_its_own(checkout: Checkout, more: list[str]) -> None:
+    checkout.write_test(TESTS)
+    ours, theirs = os.openpty()
+    run = checkout.start(*more, terminal=theirs)
+    os.close(theirs)
+    shown = b""
+    # Linux tells the end of the other side by an error.
+    with suppress(OSError):
+        while part := os.read(ours, 4096):
+            shown += part
+    os.close(ours)
+    assert run.wait() == 0, shown
+    lines = [line.rstrip() for line in re.split(r"[\r\n]+", shown.decode())]
+    assert sum(line.startswith("databases: ") for line in lines) == 2
+    assert not [line for line in lines if "databases: " in line and not line.startswith("databases: ")]
+
+
+@EACH_WAY
+def test_a_quiet_run_says_nothing_of_it(checkout: Checkout, more: list[str]) -> None:
+    checkout.write_test(TESTS)
+    result = checkout.pytest("-q", *more)
+    result.assert_passed(2)
+    assert result.header == ""
+
+
+def test_workers_without_a_folder_of_the_run_wait_for_the_template(checkout: Checkout) -> None:
+    checkout.write_test(TESTS)
+    result = checkout.pytest("-n", "2", "-p", "no:tmpdir")
+    result.assert_passed(2)
+    assert " built, 2 cloned, " in result.header
+
+
+def test_what_a_revision_prints_is_not_taken_for_an_answer(checkout: Checkout) -> None:
+    checkout.write_test(TESTS)
+    answer = '{"problem": "none"}\\n'
+    checkout.write_revision("SELECT 1", 2, code=f"import os; print('{answer}'); os.write(1, b'{answer}')")
+    result = checkout.pytest()
+    result.assert_passed(2)
+    assert "problem" not in result.output
+
+
+@EACH_WAY
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import os; os.write(2, b'out of luck'); os._exit(7)", "ended with 7. out of luck"),
+        ("import os; os.kill(os.getpid(), 9)", "ended with -9."),
+        ("raise KeyboardInterrupt", "ended with -2. KeyboardInterrupt"),
+    ],
+    ids=["exit", "kill", "interrupt"],
+)
+def test_a_builder_that_dies_fails_the_database_tests_alone(
+    checkout: Checkout, code: str, said: str, more: list[str]
+) -> None:
+    checkout.write_test(TESTS)
+    checkout.write_revision("SELECT 1", 2, code=code)
+    result = checkout.pytest(*more)
+    assert result.outcomes == {"test_unit": "passed", "test_database": "error"}, result.output
+    assert result.header.startswith(f"databases: none. The process that builds the test template {said}")
+    assert said in result.texts["test_database"]
+    assert "Traceback" not in result.output
+    checkout.write_revision("SELECT 1", 2)
+    checkout.pytest(*more).assert_passed(2)
+
+
+@EACH_WAY
+@pytest.mark.parametrize("whole_group", [True, False], ids=["group", "run"])
+def test_an_interrupted_run_takes_its_builder_with_it(
+    checkout: Checkout, more: list[str], whole_group: bool
+) -> None:
+    checkout.write_test(TESTS)
+    checkout.write_revision(f"SELECT pg_sleep({2 * SOON_SECONDS})", 2)
+    run = checkout.start(*more)
+    wait_until(lambda: sleeps(checkout), "the revision to run")
+    began = time.monotonic()
+    if whole_group:
+        os.killpg(run.pid, signal.SIGINT)
+    else:
+        os.kill(run.pid, signal.SIGINT)
+    result = checkout.finish(run)
+    assert time.monotonic() - began < SOON_SECONDS
+    assert result.code == 2, result.output
+    assert checkout.databases() == set()
+    assert not sleeps(checkout)
+
+
+@EACH_WAY
+def test_a_run_that_can_not_collect_does_not_wait_for_its_template(
+    checkout: Checkout, more: list[str]
+) -> None:
+    checkout.write("tests/test_wrong.py", "this is no Python\n")
+    checkout.write_revision(f"SELECT pg_sleep({2 * SOON_SECONDS})", 2)
+    began = time.monotonic()
+    result = checkout.pytest(*more)
+    assert time.monotonic() - began < SOON_SECONDS
+    assert result.code in {1, 2}, result.output
+    assert "SyntaxError" in result.output
+    assert checkout.databases() == set()
+
+
+def sleeps(checkout: Checkout) -> bool:
+    """Whether a revision of this checkout sleeps on the server."""
+    with checkout.connect() as server:
+        found = server.execute(
+            "SELECT FROM pg_stat_activity WHERE starts_with(datname, %s) AND wait_event = 'PgSleep'",
+            (checkout.base,),
+        )
+        return found.rowcount > 0
