@@ -238,14 +238,15 @@ def _begin(config: pytest.Config, patch: pytest.MonkeyPatch) -> None:
 def _finish(config: pytest.Config) -> None:
     """Wait for what is still being built, and say what it has come to."""
     run = config.stash.get(RUN, None)
-    if run is not None and run.finish() and config.getoption("verbose") >= 0:
-        terminal = config.pluginmanager.get_plugin("terminalreporter")
-        if terminal is not None and terminal.isatty:
-            # Over the line in which xdist counts its workers.
-            terminal.rewrite(run.header, erase=True)
-            terminal.write_line("")
-        elif terminal is not None:
-            terminal.write_line(run.header)
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if run is None or not run.finish() or terminal is None or terminal.no_header or not terminal.showheader:
+        return
+    if terminal.isatty:
+        # Over the line in which xdist counts its workers.
+        terminal.rewrite(run.header, erase=True)
+        terminal.write_line("")
+    else:
+        terminal.write_line(run.header)
 
 
 def _hide_settings(patch: pytest.MonkeyPatch) -> None:

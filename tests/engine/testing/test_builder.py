@@ -63,9 +63,10 @@ def test_a_terminal_shows_it_on_a_line_of_its_own(checkout: Checkout, more: list
 
 
 @EACH_WAY
-def test_a_quiet_run_says_nothing_of_it(checkout: Checkout, more: list[str]) -> None:
+@pytest.mark.parametrize("quiet", ["-q", "--no-header"])
+def test_a_quiet_run_says_nothing_of_it(checkout: Checkout, more: list[str], quiet: str) -> None:
     checkout.write_test(TESTS)
-    result = checkout.pytest("-q", *more)
+    result = checkout.pytest(quiet, *more)
     result.assert_passed(2)
     assert result.header == ""
 
@@ -129,6 +130,23 @@ def test_an_interrupted_run_takes_its_builder_with_it(
     assert result.code == 2, result.output
     assert checkout.databases() == set()
     assert not sleeps(checkout)
+
+
+@EACH_WAY
+def test_a_builder_outlives_a_killed_run_and_the_next_one_takes_what_it_makes(
+    checkout: Checkout, more: list[str]
+) -> None:
+    checkout.write_test(TESTS)
+    checkout.write_revision("SELECT pg_sleep(2)", 2)
+    run = checkout.start(*more)
+    wait_until(lambda: sleeps(checkout), "the revision to run")
+    run.kill()
+    result = checkout.pytest(*more)
+    result.assert_passed(2)
+    assert " cached, " in result.header
+    # Those that the first builder still leased are not the ones that the next run took.
+    assert checkout.databases("^(?!ragt_)") <= {checkout.worker(slot) for slot in range(4)}
+    assert len(checkout.databases("^ragt_")) == 1
 
 
 @EACH_WAY
