@@ -163,7 +163,7 @@ class Held:
     def _open(self) -> Connection:
         if self._connection is None or _is_dead(self._connection, self._generation, self.database):
             self.close()
-            self._connection = self._savepoints.held = self.engine.connect()
+            self._connection = self.engine.connect()
             self._generation = self.database.generation
         return self._connection
 

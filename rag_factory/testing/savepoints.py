@@ -13,16 +13,12 @@ if TYPE_CHECKING:
 class Savepoints:
     """Sets savepoints through libpq at once, the first in one round trip with the transaction's begin.
 
-    On the held connection, one is released in the round trip that sets the next. The usual way is taken where
-    that doesn't work, for the error that everybody expects.
-    held: the connection whose transaction no test ends. ending: whether the test is over, and rolling back
-    to one can wait for the round trip that takes all back.
+    The usual way is taken where that doesn't work, for the error that everybody expects.
+    ending: whether the test is over, and rolling back to one can wait for the round trip that takes all back.
     """
 
     def __init__(self, dialect: Any) -> None:
-        self.held: Connection | None = None
         self.ending = False
-        self._released = ""
         self._unsent = b""
         self._usual = dialect.do_savepoint, dialect.do_release_savepoint, dialect.do_rollback_to_savepoint
         dialect.do_savepoint = self._set
@@ -31,49 +27,30 @@ class Savepoints:
 
     def end(self) -> bytes:
         """The test has ended: what has waited, to be sent now."""
-        unsent, self._unsent, self._released = self._unsent, b"", ""
+        unsent, self._unsent = self._unsent, b""
         self.ending = False
         return unsent
 
     def _set(self, connection: Connection, name: str) -> None:
-        released = self._take_released(connection)
-        # Where there is no transaction any more, there is nothing to release.
-        before = "BEGIN; " if _status(connection) == TransactionStatus.IDLE else released
-        if not _succeeds(connection, f"{before}SAVEPOINT {name}"):
+        idle = driver_of(connection).pgconn.transaction_status == TransactionStatus.IDLE
+        if not _succeeds(connection, f"{'BEGIN; ' if idle else ''}SAVEPOINT {name}"):
             self._usual[0](connection, name)
 
     def _release(self, connection: Connection, name: str) -> None:
-        statement = f"RELEASE SAVEPOINT {name}"
-        if connection is self.held and _status(connection) == TransactionStatus.INTRANS:
-            # It releases all that was set since then, too.
-            self._released = f"{statement}; "
-        elif not _succeeds(connection, statement):
+        if not _succeeds(connection, f"RELEASE SAVEPOINT {name}"):
             self._usual[1](connection, name)
 
     def _roll_back(self, connection: Connection, name: str) -> None:
-        # What was released since then goes with it.
-        self._take_released(connection)
         statement = f"ROLLBACK TO SAVEPOINT {name}"
         if self.ending:
             self._unsent += f"{statement}; ".encode()
         elif not _succeeds(connection, statement):
             self._usual[2](connection, name)
 
-    def _take_released(self, connection: Connection) -> str:
-        if connection is not self.held:
-            return ""
-        released, self._released = self._released, ""
-        return released
-
 
 def driver_of(connection: Connection) -> Any:
     """The driver's own connection: it can ask several things in one round trip."""
     return connection.connection.driver_connection
-
-
-def _status(connection: Connection) -> TransactionStatus:
-    status: TransactionStatus = driver_of(connection).pgconn.transaction_status
-    return status
 
 
 def _succeeds(connection: Connection, statement: str) -> bool:
