@@ -57,8 +57,10 @@ class Builder:
 
     def __init__(self, job: Job) -> None:
         self._told = TemporaryFile()  # noqa: SIM115 - it goes with its last holder, however that ends
+        # Python goes past entries of other types, which a conftest may have put there.
+        path = [entry for entry in sys.path if isinstance(entry, str)]
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _CODE.format(path=sys.path)],
+            [sys.executable, "-c", _CODE.format(path=path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._told,
@@ -128,7 +130,7 @@ def make(job: Job) -> Made:
     from rag_factory.testing.cleanup import clean
     from rag_factory.testing.databases import lease_many, open_keeper, say_origins
     from rag_factory.testing.place import Place, checkout_id
-    from rag_factory.testing.template import ensure_template
+    from rag_factory.testing.template import ensure_template, lock_key, unlock
 
     root, place = Path(job.root), Place.from_data(job.place)
     try:
@@ -137,6 +139,8 @@ def make(job: Job) -> Made:
             databases = lease_many(server, place, template, checkout_id(root), job.workers)
             finished = time.time()
             dropped = clean(server, place.base, unused_for_seconds=UNUSED_SECONDS) if template.built else []
+            # Now: the server frees those of an ended session only after a while.
+            unlock(server, *(lock_key(database.name) for database in databases))
     except RagFactoryError as error:
         return Made(problem=str(error))
     except DriverError as error:

@@ -50,7 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin the run: in the controller by making all ready, in a worker by what the controller hands over.
+    """Begin the run: in the controller by `begin_run`, in a worker by what the controller hands over.
 
     The garbage collector rests until the tests begin. It would go again and again through all that is
     imported until then, which lives as long as the run: a seventh of the time that it takes to import.
@@ -184,14 +184,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Let no test begin before its database is there; but an error in a test's file is told at once."""
-    if session.testsfailed and not session.config.option.continue_on_collection_errors:
-        return
-    if session.items:
-        _finish(session.config)
+    """In a worker, get ready for the database that is being made meanwhile."""
     run = session.config.stash.get(RUN, None)
     if run is not None and run.note and any(item.get_closest_marker("db") for item in session.items):
         run.get_ready()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Let no test begin before its database is there; but an error in a test's file is told at once."""
+    if session.items and (
+        not session.testsfailed or session.config.getoption("continue_on_collection_errors")
+    ):
+        _finish(session.config)
 
 
 def _wake_collector(config: pytest.Config) -> None:
@@ -220,7 +225,7 @@ class _Recorder:
 
 
 def _begin(config: pytest.Config, patch: pytest.MonkeyPatch) -> None:
-    """Read the settings, hide them from the tests, and make the databases ready."""
+    """Read the settings, hide them from the tests, and begin the run."""
     try:
         _read_shard(config)
         settings = None if _only_looks(config) else read_test_settings(config.rootpath)

@@ -114,7 +114,7 @@ class Run:
         return True
 
     def say(self, made: str, finished: float) -> None:
-        """Tell by the header what was made, and when that was finished."""
+        """Tell by the header what was made, and how long it took. finished: in epoch seconds."""
         self.header = f"databases: {self.where} {made}, {(finished - self.began) * 1000:.0f} ms"
 
     def fail(self, problem: str) -> None:
@@ -153,8 +153,9 @@ class Run:
 
 
 def begin_run(config: Settings, workers: int, environment: Mapping[str, str]) -> Run:
-    """Make server, template and `workers` databases ready.
+    """Make server, template and `workers` databases ready, or begin to build what isn't there.
 
+    Call the run's `finish` before they are used, and its `close` in any case.
     environment: as it was before the application's settings were hidden from the tests.
     A server or template that can't be had is kept as the run's `problem`: the tests that need it fail with
     it, and the others run.

@@ -36,7 +36,8 @@ def load(
 ) -> None:
     """Load a backup into an empty database, hold its rows against the manifest, and analyze it.
 
-    jobs: how many tables and indexes are made at a time. no_owner: all belongs to the role that loads it, and
+    jobs: how many tables and indexes are made at a time; one on a server before 17, when the programs are of
+    17 or newer. no_owner: all belongs to the role that loads it, and
     nothing is granted. on_progress: told the part that is done, 0 to 1.
     Raises RagFactoryError: it can't be loaded, or rows are missing.
     """
@@ -53,14 +54,15 @@ def load(
         major = session.info.server_version // 10000
     program_major = int(child.version("pg_restore", into, at_least=dump_major(backup)).split(".")[0])
     # A pg_restore of 17 or newer sets transaction_timeout, which a server before 17 doesn't know: an error
-    # that changes nothing. It then has to go on after any other as well, and fails at its end.
+    # that changes nothing. It then has to go on after any other as well, and fails at its end. One job at a
+    # time, whose words are to be told apart: several write into each other's lines.
     too_new = major < _TRANSACTION_TIMEOUT_SINCE <= program_major
     child.run(
         "pg_restore",
         into,
         [
             *(() if too_new else ("--exit-on-error",)),
-            f"--jobs={jobs}",
+            f"--jobs={1 if too_new else jobs}",
             *NOT_DUMPED,
             *(("--no-owner", "--no-privileges") if no_owner else ()),
             backup.dump,

@@ -23,6 +23,13 @@ def test_unit():
 def test_database(db_connection):
     assert db_connection.execute(text("SELECT count(*) FROM item")).scalar() == 0
 """
+# A path that is no text is of no use to Python, and no harm.
+CONFTEST = """
+import sys
+from pathlib import Path
+sys.path[:0] = [Path("elsewhere"), str(Path(__file__).parent.parent / "more")]
+pytest_plugins = ["rag_factory.testing.plugin"]
+"""
 EACH_WAY = pytest.mark.parametrize("more", [[], ["-n", "2"]], ids=["alone", "workers"])
 SOON_SECONDS = 30
 
@@ -149,18 +156,25 @@ def test_a_builder_outlives_a_killed_run_and_the_next_one_takes_what_it_makes(
     assert len(checkout.databases("^ragt_")) == 1
 
 
-@EACH_WAY
-def test_a_run_that_can_not_collect_does_not_wait_for_its_template(
-    checkout: Checkout, more: list[str]
-) -> None:
-    checkout.write("tests/test_wrong.py", "this is no Python\n")
+@pytest.mark.parametrize("wrong", ["this is no Python", "raise KeyboardInterrupt"])
+def test_a_run_that_can_not_collect_does_not_wait_for_its_template(checkout: Checkout, wrong: str) -> None:
+    checkout.write_test(TESTS, "test_a")
+    checkout.write("tests/test_wrong.py", f"{wrong}\n")
     checkout.write_revision(f"SELECT pg_sleep({2 * SOON_SECONDS})", 2)
     began = time.monotonic()
-    result = checkout.pytest(*more)
+    result = checkout.pytest()
     assert time.monotonic() - began < SOON_SECONDS
-    assert result.code in {1, 2}, result.output
-    assert "SyntaxError" in result.output
+    assert result.code == 2, result.output
+    assert "test_wrong" in result.output
     assert checkout.databases() == set()
+
+
+def test_a_builder_imports_what_the_run_can(checkout: Checkout) -> None:
+    checkout.write("tests/conftest.py", CONFTEST)
+    checkout.write("more/named.py", "STATEMENT = 'SELECT 1'\n")
+    checkout.write_revision("SELECT 1", 2, code="import named")
+    checkout.write_test(TESTS)
+    checkout.pytest().assert_passed(2)
 
 
 def sleeps(checkout: Checkout) -> bool:
