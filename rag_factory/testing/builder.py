@@ -13,13 +13,19 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from tempfile import TemporaryFile
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # How long a builder that is told to end may take back what it has begun.
 END_SECONDS = 5.0
+# How often a worker looks whether the note is there.
+LOOK_SECONDS = 0.003
 # What nobody has used for so long is collected when a new template is built.
 UNUSED_SECONDS = 7 * 86_400.0
 # Ctrl-C reaches this process and the run, which then ends this one by the other signal.
@@ -53,7 +59,10 @@ class Made:
 
 
 class Builder:
-    """A process that builds. It sees the environment and the import path of the one that starts it."""
+    """A process that builds. It sees the environment and the import path of the one that starts it.
+
+    made: what it has made, in time.
+    """
 
     def __init__(self, job: Job) -> None:
         self._told = TemporaryFile()  # noqa: SIM115 - it goes with its last holder, however that ends
@@ -70,9 +79,16 @@ class Builder:
         with suppress(BrokenPipeError):
             self._process.stdin.write(f"{json.dumps(asdict(job))}\n".encode())
             self._process.stdin.flush()
+        # In a thread, so that xdist goes on looking after its workers meanwhile.
+        thread = ThreadPoolExecutor(1)
+        self.made = thread.submit(self._wait)
+        thread.shutdown(wait=False)
 
-    def wait(self) -> Made:
-        """Wait for what it makes."""
+    def tell(self, note: Path) -> None:
+        """Write a file of what it has made, as soon as that is known, for `read_note` in other processes."""
+        self.made.add_done_callback(lambda made: write_note(note, made.result()))
+
+    def _wait(self) -> Made:
         answer, _ = self._process.communicate()
         try:
             return Made(**json.loads(answer))
@@ -89,11 +105,24 @@ class Builder:
         """End it, and let it drop what isn't finished."""
         self._process.terminate()
         try:
-            self._process.communicate(timeout=END_SECONDS)
-        except subprocess.TimeoutExpired:
+            self.made.result(END_SECONDS)
+        except TimeoutError:
             self._process.kill()
-            self._process.communicate()
-        self._told.close()
+            self.made.result()
+
+
+def write_note(note: Path, made: Made) -> None:
+    """Write a file of what was made, whole or not at all."""
+    begun = note.with_suffix(".begun")
+    begun.write_text(json.dumps(asdict(made)), encoding="utf-8")
+    begun.replace(note)
+
+
+def read_note(note: Path) -> Made:
+    """Wait for a file of what was made, and read it."""
+    while not note.exists():
+        time.sleep(LOOK_SECONDS)
+    return Made(**json.loads(note.read_bytes()))
 
 
 def main() -> None:

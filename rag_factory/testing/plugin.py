@@ -21,7 +21,7 @@ from rag_factory.testing.run import GROUPS, Run, begin_run
 from rag_factory.testing.settings import read_test_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator
 
     from rag_factory.testing.shards import Shard
 
@@ -103,18 +103,13 @@ def pytest_configure_node(node: Any) -> None:
         # It follows in a file where both have the same files.
         temporary = getattr(node.config, "_tmp_path_factory", None)
         if temporary is not None and node.gateway.spec.popen:
-            run.note = str(temporary.getbasetemp() / "rag_factory.json")
+            if not run.note:
+                run.finish_elsewhere(temporary.getbasetemp() / "rag_factory.json")
+                node.config.pluginmanager.register(_Teller(node.config))
         else:
             _finish(node.config)
     run.release()
     node.workerinput["rag_factory"] = run.as_data()
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_node_collection_finished(node: Any, ids: Sequence[str]) -> None:
-    """Let no worker begin its tests before their databases are there."""
-    if ids:
-        _finish(node.config)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -204,6 +199,19 @@ def _wake_collector(config: pytest.Config) -> None:
         gc.enable()
 
 
+class _Teller:
+    """Says what was built when a worker begins its first test, for which it has waited for that."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logstart(self) -> None:
+        """Say it once."""
+        self._config.pluginmanager.unregister(self)
+        _finish(self._config)
+
+
 class _Recorder:
     """Adds up what each test took: its set-up, itself, and what follows it."""
 
@@ -246,12 +254,7 @@ def _finish(config: pytest.Config) -> None:
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     if run is None or not run.finish() or terminal is None or terminal.no_header or not terminal.showheader:
         return
-    if terminal.isatty:
-        # Over the line in which xdist counts its workers.
-        terminal.rewrite(run.header, erase=True)
-        terminal.write_line("")
-    else:
-        terminal.write_line(run.header)
+    terminal.write_line(run.header)
 
 
 def _hide_settings(patch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from contextlib import suppress
@@ -32,8 +31,8 @@ class Run:
     off: the groups that don't run, and why. place and template: as plain data, which cost no import.
     where: both in words. tickets: for the workers' databases. url: of the database that this process has
     leased. keeper: the session that holds its leases, and in the controller keeps the template from being
-    collected. began: when, in epoch seconds. builder: makes what isn't there. note: the file that tells the
-    workers what it has made, when they begin before that.
+    collected. began: when, in epoch seconds. builder: makes what isn't there. note: the file that tells other
+    processes what it has made.
     """
 
     root: Path
@@ -57,9 +56,6 @@ class Run:
         Raises RagFactoryError: there is no server or template.
         """
         self.finish()
-        if self.note:
-            for name, value in json.loads(Path(self.note).read_bytes()).items():
-                setattr(self, name, value)
         if self.place is None or self.template is None:
             raise RagFactoryError(self.problem or "No test database was prepared.")
         from rag_factory.testing.databases import Ticket, lease, open_keeper
@@ -98,20 +94,27 @@ class Run:
 
     def finish(self) -> bool:
         """Wait for what is being built. False: nothing is, and all has been said."""
-        if self.builder is None:
+        if self.builder is not None:
+            made = self.builder.made.result()
+        elif self.note:
+            from rag_factory.testing.builder import read_note
+
+            made = read_note(Path(self.note))
+        else:
             return False
-        made, self.builder = self.builder.wait(), None
+        self.builder, self.note = None, ""
         if made.problem:
             self.fail(made.problem)
         else:
             self.template, self.tickets = made.template, made.tickets
             self.say(made.said, made.finished)
-        if self.note:
-            note, self.note = Path(self.note), ""
-            # Without the place, which may hold a password.
-            news = {"template": self.template, "tickets": self.tickets, "problem": self.problem}
-            note.write_text(json.dumps(news), encoding="utf-8")
         return True
+
+    def finish_elsewhere(self, note: Path) -> None:
+        """Let `finish` be called in other processes too: they learn by this file what was made."""
+        assert self.builder is not None  # noqa: S101 - for nothing else has it an end to wait for
+        self.builder.tell(note)
+        self.note = str(note)
 
     def say(self, made: str, finished: float) -> None:
         """Tell by the header what was made, and how long it took. finished: in epoch seconds."""

@@ -30,6 +30,16 @@ from pathlib import Path
 sys.path[:0] = [Path("elsewhere"), str(Path(__file__).parent.parent / "more")]
 pytest_plugins = ["rag_factory.testing.plugin"]
 """
+# The first worker dies in the time in which all wait for the template.
+DIES = """
+import os, threading
+
+pytest_plugins = ["rag_factory.testing.plugin"]
+
+def pytest_collection_finish():
+    if os.environ.get("PYTEST_XDIST_WORKER") == "gw0":
+        threading.Timer(0.2, os.kill, (os.getpid(), 9)).start()
+"""
 EACH_WAY = pytest.mark.parametrize("more", [[], ["-n", "2"]], ids=["alone", "workers"])
 SOON_SECONDS = 30
 
@@ -154,6 +164,18 @@ def test_a_builder_outlives_a_killed_run_and_the_next_one_takes_what_it_makes(
     # Those that the first builder still leased are not the ones that the next run took.
     assert checkout.databases("^(?!ragt_)") <= {checkout.worker(slot) for slot in range(4)}
     assert len(checkout.databases("^ragt_")) == 1
+
+
+def test_a_worker_that_dies_while_it_waits_is_replaced(checkout: Checkout) -> None:
+    checkout.write("tests/conftest.py", DIES)
+    checkout.write_test(TESTS)
+    checkout.write_revision("SELECT pg_sleep(2)", 2)
+    result = checkout.pytest("-n", "2")
+    assert "replacing crashed worker gw0" in result.output
+    assert "INTERNALERROR" not in result.output
+    assert sorted(result.outcomes.values()) == ["error", "passed"], result.output
+    assert "worker 'gw0' crashed" in result.output
+    assert " built, 2 cloned, " in result.header
 
 
 @pytest.mark.parametrize("wrong", ["this is no Python", "raise KeyboardInterrupt"])
