@@ -71,13 +71,13 @@ def prepare(root: str, workers: int) -> dict[str, Any]:
     if workers == 1:
         leased.append(run.lease())
     run.release()
-    return {"run": run.as_data(), "header": run.header}
+    return {"run": run.hand_over(), "header": run.header}
 
 
 def lease(root: str, run: dict[str, Any], number: int) -> str:
     """Do what the plug-in does in a worker process; where its database came from."""
-    runs.append(Run.from_data(Path(root), run))
-    leased.append(runs[-1].lease(number))
+    runs.append(Run.from_data(Path(root), run | {"number": number}))
+    leased.append(runs[-1].lease())
     return leased[-1].origin
 
 

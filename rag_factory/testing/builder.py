@@ -6,6 +6,7 @@ there or not.
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import json
 import os
@@ -16,16 +17,17 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
     from pathlib import Path
+    from typing import IO
 
 # How long a builder that is told to end may take back what it has begun.
 END_SECONDS = 5.0
-# How often a worker looks whether the note is there.
-LOOK_SECONDS = 0.003
 # What nobody has used for so long is collected when a new template is built.
 UNUSED_SECONDS = 7 * 86_400.0
 # Ctrl-C reaches this process and the run, which then ends this one by the other signal.
@@ -61,18 +63,18 @@ class Made:
 class Builder:
     """A process that builds. It sees the environment and the import path of the one that starts it.
 
-    made: what it has made, in time.
+    made: a future of what it makes.
     """
 
     def __init__(self, job: Job) -> None:
-        self._told = TemporaryFile()  # noqa: SIM115 - it goes with its last holder, however that ends
+        self._errors = TemporaryFile()  # noqa: SIM115 - it goes with its last holder, however that ends
         # Python goes past entries of other types, which a conftest may have put there.
         path = [entry for entry in sys.path if isinstance(entry, str)]
         self._process = subprocess.Popen(
             [sys.executable, "-c", _CODE.format(path=path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._told,
+            stderr=self._errors,
         )
         assert self._process.stdin is not None  # noqa: S101 - it was asked for
         # Not among its arguments: the address holds the password. So little fits into a pipe.
@@ -80,26 +82,32 @@ class Builder:
             self._process.stdin.write(f"{json.dumps(asdict(job))}\n".encode())
             self._process.stdin.flush()
         # In a thread, so that xdist goes on looking after its workers meanwhile.
-        thread = ThreadPoolExecutor(1)
-        self.made = thread.submit(self._wait)
-        thread.shutdown(wait=False)
+        pool = ThreadPoolExecutor(1)
+        self.made = pool.submit(self._wait)
+        pool.shutdown(wait=False)
 
-    def tell(self, note: Path) -> None:
-        """Write a file of what it has made, as soon as that is known, for `read_note` in other processes."""
-        self.made.add_done_callback(lambda made: write_note(note, made.result()))
+    def write_to(self, note: Path) -> None:
+        """Write a file of what it makes, for `read_note` in other processes.
+
+        It is locked until that is known: the kernel lets them read however this process ends.
+        Raises OSError: there can't be such a file, or it can't be locked.
+        """
+        file = note.open("w", encoding="utf-8")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        self.made.add_done_callback(partial(_write, file))
 
     def _wait(self) -> Made:
         answer, _ = self._process.communicate()
         try:
             return Made(**json.loads(answer))
         except ValueError:
-            self._told.seek(0)
+            self._errors.seek(0)
             # Of a traceback, what was wrong.
-            told = self._told.read().decode(errors="replace").strip().rpartition("\n")[2]
+            told = self._errors.read().decode(errors="replace").strip().rpartition("\n")[2]
             code = self._process.returncode
             return Made(problem=f"The process that builds the test template ended with {code}. {told}")
         finally:
-            self._told.close()
+            self._errors.close()
 
     def stop(self) -> None:
         """End it, and let it drop what isn't finished."""
@@ -111,18 +119,19 @@ class Builder:
             self.made.result()
 
 
-def write_note(note: Path, made: Made) -> None:
-    """Write a file of what was made, whole or not at all."""
-    begun = note.with_suffix(".begun")
-    begun.write_text(json.dumps(asdict(made)), encoding="utf-8")
-    begun.replace(note)
+def _write(file: IO[str], made: Future[Made]) -> None:
+    with file:
+        json.dump(asdict(made.result()), file)
 
 
 def read_note(note: Path) -> Made:
-    """Wait for a file of what was made, and read it."""
-    while not note.exists():
-        time.sleep(LOOK_SECONDS)
-    return Made(**json.loads(note.read_bytes()))
+    """Wait for what another process writes of its builder, and read it."""
+    try:
+        with note.open(encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            return Made(**json.load(file))
+    except (OSError, ValueError) as error:
+        return Made(problem=f"{note}, which tells what was built, can't be read: {error}.")
 
 
 def main() -> None:

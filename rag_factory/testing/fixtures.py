@@ -45,10 +45,9 @@ def worker_database(pytestconfig: pytest.Config) -> Iterator[WorkerDatabase]:
     run = pytestconfig.stash[RUN]
     if "db" in run.off:
         pytest.skip(run.off["db"])
-    worker = getattr(pytestconfig, "workerinput", {}).get("workerid", "gw0")
     problem = None
     try:
-        database = run.lease(int(worker.removeprefix("gw")))
+        database = run.lease()
     except RagFactoryError as error:
         problem = str(error)
     # Not where it is caught: pytest would show it twice.

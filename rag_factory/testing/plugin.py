@@ -99,17 +99,13 @@ def pytest_configure_node(node: Any) -> None:
     run = node.config.stash.get(RUN, None)
     if run is None:
         return
-    if run.builder is not None:
-        # It follows in a file where both have the same files.
-        temporary = getattr(node.config, "_tmp_path_factory", None)
-        if temporary is not None and node.gateway.spec.popen:
-            if not run.note:
-                run.finish_elsewhere(temporary.getbasetemp() / "rag_factory.json")
-                node.config.pluginmanager.register(_Teller(node.config))
-        else:
-            _finish(node.config)
+    spec = node.gateway.spec
+    # Of one that is started as -n does it we know that it sees the files of this process.
+    local = spec.popen and not spec.via and not spec.python
+    if run.builder is not None and not (local and _share(node.config)):
+        _finish(node.config)
     run.release()
-    node.workerinput["rag_factory"] = run.as_data()
+    node.workerinput["rag_factory"] = run.hand_over()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -188,10 +184,19 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Let no test begin before its database is there; but an error in a test's file is told at once."""
-    if session.items and (
-        not session.testsfailed or session.config.getoption("continue_on_collection_errors")
-    ):
-        _finish(session.config)
+    config = session.config
+    # Workers of xdist begin their tests in spite of such an error.
+    begins = hasattr(config, "workerinput") or config.getoption("continue_on_collection_errors")
+    if session.items and (begins or not session.testsfailed):
+        _finish(config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End at once what is still being built: xdist waits for its workers now, and they wait for that."""
+    run = session.config.stash.get(RUN, None)
+    if run is not None and run.builder is not None:
+        run.close()
 
 
 def _wake_collector(config: pytest.Config) -> None:
@@ -199,7 +204,7 @@ def _wake_collector(config: pytest.Config) -> None:
         gc.enable()
 
 
-class _Teller:
+class _Announcer:
     """Says what was built when a worker begins its first test, for which it has waited for that."""
 
     def __init__(self, config: pytest.Config) -> None:
@@ -244,8 +249,32 @@ def _begin(config: pytest.Config, patch: pytest.MonkeyPatch) -> None:
     environment = dict(os.environ)
     _hide_settings(patch)
     if settings is not None:
-        workers = max(len(config.getoption("tx", None) or ()), 1)
-        config.stash[RUN] = begin_run(settings, workers, environment)
+        config.stash[RUN] = begin_run(settings, _count_workers(config), environment)
+
+
+def _count_workers(config: pytest.Config) -> int:
+    """How many processes run tests: those of xdist, or this one."""
+    if not config.getoption("tx", None):
+        return 1
+    from xdist.workermanage import parse_tx_spec_config  # type: ignore[import-untyped] # has no types
+
+    return len(parse_tx_spec_config(config))
+
+
+def _share(config: pytest.Config) -> bool:
+    """Let workers learn by a file what is built. False: there is no place for it."""
+    run = config.stash[RUN]
+    temporary = getattr(config, "_tmp_path_factory", None)
+    if run.note or run.builder is None or temporary is None:
+        return bool(run.note)
+    try:
+        note = temporary.getbasetemp() / "rag_factory.json"
+        run.builder.write_to(note)
+    except OSError:
+        return False
+    run.note = str(note)
+    config.pluginmanager.register(_Announcer(config))
+    return True
 
 
 def _finish(config: pytest.Config) -> None:

@@ -32,7 +32,7 @@ class Run:
     where: both in words. tickets: for the workers' databases. url: of the database that this process has
     leased. keeper: the session that holds its leases, and in the controller keeps the template from being
     collected. began: when, in epoch seconds. builder: makes what isn't there. note: the file that tells other
-    processes what it has made.
+    processes what it has made. number: of this process among the workers; in the controller, of the next one.
     """
 
     root: Path
@@ -49,9 +49,10 @@ class Run:
     began: float = field(default_factory=time.time)
     builder: Builder | None = None
     note: str = ""
+    number: int = 0
 
-    def lease(self, worker: int = 0) -> WorkerDatabase:
-        """Lease a database for this process, the worker of that number.
+    def lease(self) -> WorkerDatabase:
+        """Lease a database for this process.
 
         Raises RagFactoryError: there is no server or template.
         """
@@ -68,7 +69,8 @@ class Run:
             place = Place.from_data(self.place)
             self.keeper = self.keeper or open_keeper(place.url)
             template = Template(**self.template)
-            ticket = Ticket(*self.tickets[worker]) if worker < len(self.tickets) else Ticket(worker)
+            given = self.number < len(self.tickets)
+            ticket = Ticket(*self.tickets[self.number]) if given else Ticket(self.number)
             database = lease(self.keeper, place, template, checkout_id(self.root), ticket)
         self.url = database.url.plain
         return database
@@ -110,12 +112,6 @@ class Run:
             self.say(made.said, made.finished)
         return True
 
-    def finish_elsewhere(self, note: Path) -> None:
-        """Let `finish` be called in other processes too: they learn by this file what was made."""
-        assert self.builder is not None  # noqa: S101 - for nothing else has it an end to wait for
-        self.builder.tell(note)
-        self.note = str(note)
-
     def say(self, made: str, finished: float) -> None:
         """Tell by the header what was made, and how long it took. finished: in epoch seconds."""
         self.header = f"databases: {self.where} {made}, {(finished - self.began) * 1000:.0f} ms"
@@ -138,9 +134,11 @@ class Run:
         if self.keeper is not None:
             self.keeper.close()
 
-    def as_data(self) -> dict[str, Any]:
-        """What a worker process needs to take part."""
+    def hand_over(self) -> dict[str, Any]:
+        """What the next worker process needs to take part."""
+        number, self.number = self.number, self.number + 1
         return {
+            "number": number,
             "off": self.off,
             "place": self.place,
             "template": self.template,
@@ -151,7 +149,7 @@ class Run:
 
     @classmethod
     def from_data(cls, root: Path, data: dict[str, Any]) -> Run:
-        """The reverse of `as_data`."""
+        """The reverse of `hand_over`."""
         return cls(root, **data)
 
 
