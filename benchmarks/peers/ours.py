@@ -102,7 +102,7 @@ def measure(rival: str, times: int) -> float:
 @contextmanager
 def rollback_fixture() -> Any:
     """`db_connection`."""
-    held = Held(leased[0])
+    held = Held(leased[0], alone=True)
     fixture = contextmanager(plain(fixtures.db_connection))
 
     def test() -> None:
@@ -133,7 +133,7 @@ def savepoint_recipe() -> Any:
 @contextmanager
 def committing_fixture() -> Any:
     """`committing_database`."""
-    held = Held(leased[0])
+    held = Held(leased[0], alone=True)
     fixture = contextmanager(plain(fixtures.committing_database))
 
     def test() -> None:

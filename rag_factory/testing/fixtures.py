@@ -69,7 +69,8 @@ def held_connection(pytestconfig: pytest.Config, worker_database: WorkerDatabase
     """The connection that the tests of this worker use in turn."""
     from rag_factory.testing.isolation import Held
 
-    held = pytestconfig.stash[HELD] = Held(worker_database)
+    alone = not hasattr(pytestconfig, "workerinput")
+    held = pytestconfig.stash[HELD] = Held(worker_database, alone=alone)
     yield held
     del pytestconfig.stash[HELD]
     held.close()

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 from rag_factory.database.driver import connect
 from rag_factory.errors import RagFactoryError
 from rag_factory.testing.catalog import OBJECTS, RESTORE, SCHEMA, has_graphs, prepare_restore, vacuum
+from rag_factory.testing.processor import NearConnection
 from rag_factory.testing.savepoints import Savepoints, driver_of
 
 if TYPE_CHECKING:
@@ -49,12 +50,15 @@ _RESET = (
 class Held:
     """The engines of a worker's database and the one connection that its tests share in turn.
 
-    engine: opens a connection each time. pooled: keeps them, for tests that commit.
+    engine: opens a connection each time. pooled: keeps them, for tests that commit. alone: no other process
+    runs tests at the same time, so that there are processors enough.
     """
 
-    def __init__(self, database: WorkerDatabase) -> None:
+    def __init__(self, database: WorkerDatabase, *, alone: bool = False) -> None:
         self.database = database
+        self._near = alone and database.place.embedded
         self.engine: Engine = create_engine(database.url.sqlalchemy, poolclass=NullPool)
+        event.listen(self.engine, "do_connect", _connect)
         self._savepoints = Savepoints(self.engine.dialect)
         self.pooled: Engine = create_engine(database.url.sqlalchemy)
         event.listen(self.pooled, "checkout", self._note_use)
@@ -70,6 +74,8 @@ class Held:
     def begin(self) -> Session:
         """Begin a test's transaction. Commits and rollbacks of the session stay inside it."""
         connection = self._open()
+        if self._near:
+            driver_of(connection).follow()
         connection.begin()
         return Session(bind=connection, join_transaction_mode="create_savepoint")
 
@@ -89,7 +95,9 @@ class Held:
         """
         connection = self._open()
         try:
-            changed = _note(self.database, _ask(driver_of(connection), unsent + _take_back(self.database)))
+            changed = _note(
+                self.database, _value(driver_of(connection).ask(unsent + _take_back(self.database)))
+            )
             connection.rollback()
             self._clear_away(driver_of(connection))
         except (DriverError, SQLAlchemyError) as error:
@@ -275,12 +283,8 @@ def _close(connection: Connection) -> None:
         connection.close()
 
 
-def _ask(driver: Driver[Any], query: bytes) -> str | None:
-    """Run statements in one round trip and return the value that the last one gives.
-
-    Through libpq at once: the driver's own way takes as long as all the rest, and this is done for each test.
-    """
-    return _value(driver.pgconn.exec_(query))
+def _connect(_dialect: Any, _record: Any, args: Any, parameters: Any) -> NearConnection:
+    return NearConnection.connect(*args, **parameters)
 
 
 def _receive(driver: Driver[Any]) -> str | None:

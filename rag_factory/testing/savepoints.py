@@ -54,5 +54,5 @@ def driver_of(connection: Connection) -> Any:
 
 
 def _succeeds(connection: Connection, statement: str) -> bool:
-    result = driver_of(connection).pgconn.exec_(statement.encode())
+    result = driver_of(connection).ask(statement.encode())
     return bool(result.status == ExecStatus.COMMAND_OK)

@@ -1,0 +1,128 @@
+"""A test alone and its server's process run on one processor, while a statement runs and no longer."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rag_factory.database.config import DatabaseConfig
+from rag_factory.testing.place import embedded_test_server
+from rag_factory.testing.processor import NearConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rag_factory.database.url import DatabaseUrl
+    from tests.engine.testing.conftest import Checkout
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="this system has no such call, and nothing is done"
+)
+# What the tests of a checkout look with. ALL: where this process may run. NEAR: whether the server's process
+# may be moved here, as it may not be by root in a container.
+LOOK = """
+    import subprocess
+    import sys
+    import threading
+    from sqlalchemy.exc import SQLAlchemyError
+    ALL = os.sched_getaffinity(0)
+
+    def driver_of(session):
+        return session.connection().connection.driver_connection
+
+    def look(session):
+        driver = driver_of(session)
+
+        def meanwhile():
+            return os.sched_getaffinity(0), os.sched_getaffinity(driver.pgconn.backend_pid)
+            yield
+        return driver.wait(meanwhile())
+
+    def may_move(session):
+        pid = driver_of(session).pgconn.backend_pid
+        try:
+            os.sched_setaffinity(pid, os.sched_getaffinity(pid))
+        except PermissionError:
+            return False
+        return True
+"""
+ALONE = """
+    def test_near(db_connection):
+        here, there = look(db_connection)
+        if may_move(db_connection):
+            assert here == there
+            assert len(here) == 1
+        else:
+            assert here == there == ALL
+
+    def test_free_between_statements(db_connection):
+        found = []
+        db_connection.execute(text("SELECT 1"))
+        threading.Thread(target=lambda: found.append(os.sched_getaffinity(0))).start()
+        code = "import os; print(sorted(os.sched_getaffinity(0)))"
+        started = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert [os.sched_getaffinity(0), *found] == [ALL, ALL]
+        assert started.stdout == f"{sorted(ALL)}\\n"
+
+    def test_free_after_an_error(db_connection):
+        with pytest.raises(SQLAlchemyError):
+            db_connection.execute(text("SELECT 1/0"))
+        db_connection.rollback()
+        assert os.sched_getaffinity(0) == ALL
+
+    @pytest.fixture
+    def moved(request):
+        os.sched_setaffinity(0, {request.param})
+        yield request.param
+        os.sched_setaffinity(0, ALL)
+
+    @pytest.mark.parametrize("moved", sorted(ALL), indirect=True)
+    def test_the_server_follows(moved, db_connection):
+        here, there = look(db_connection)
+        assert here == {moved}
+        assert there == ({moved} if may_move(db_connection) else ALL)
+        assert os.sched_getaffinity(0) == {moved}
+"""
+FREE = """
+    def test_free(db_connection):
+        assert look(db_connection) == (ALL, ALL)
+        assert os.sched_getaffinity(0) == ALL
+"""
+
+
+@pytest.fixture
+def embedded(checkout: Checkout) -> Iterator[Checkout]:
+    """A project on a test server of its own."""
+    yield checkout
+    embedded_test_server(DatabaseConfig.load(checkout.root)).stop()
+
+
+def test_a_test_and_its_server_share_a_processor(embedded: Checkout) -> None:
+    embedded.write_test(LOOK + ALONE)
+    embedded.pytest(TEST_DATABASE_URL=None).assert_passed()
+    # Workers have none to spare.
+    embedded.write_test(LOOK + FREE)
+    embedded.pytest("-n", "1", TEST_DATABASE_URL=None).assert_passed(1)
+
+
+def test_a_server_that_is_not_ours_is_left_alone(checkout: Checkout) -> None:
+    checkout.write_test(LOOK + FREE)
+    checkout.pytest().assert_passed(1)
+
+
+def test_where_it_may_not_be_moved_statements_run_as_ever(
+    server: DatabaseUrl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    with NearConnection.connect(server.with_database("postgres").plain) as connection:
+        connection.follow()
+        monkeypatch.setattr(os, "sched_setaffinity", refuse)
+        monkeypatch.setattr("rag_factory.testing.processor._find_processor", lambda: lambda: -2)
+        connection.follow()
+        row = connection.execute("SELECT 1").fetchone()
+        assert row == (1,)
+        assert connection.ask(b"SELECT 2").get_value(0, 0) == b"2"
