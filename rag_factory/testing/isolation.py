@@ -54,7 +54,7 @@ class Held:
     runs tests at the same time, so that there are processors enough.
     """
 
-    def __init__(self, database: WorkerDatabase, *, alone: bool = False) -> None:
+    def __init__(self, database: WorkerDatabase, *, alone: bool) -> None:
         self.database = database
         self._near = alone and database.place.embedded
         self.engine: Engine = create_engine(database.url.sqlalchemy, poolclass=NullPool)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-from contextlib import suppress
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -61,8 +60,11 @@ class NearConnection(Driver[Any]):
             return run()
         free = os.sched_getaffinity(0)
         try:
-            with suppress(OSError):  # a container can lose it meanwhile
-                os.sched_setaffinity(0, self._processor)
+            os.sched_setaffinity(0, self._processor)
+        except OSError:  # a container can lose it meanwhile
+            self._processor = frozenset()
+            return run()
+        try:
             return run()
         finally:
             os.sched_setaffinity(0, free)

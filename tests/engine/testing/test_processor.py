@@ -17,11 +17,10 @@ if TYPE_CHECKING:
     from rag_factory.database.url import DatabaseUrl
     from tests.engine.testing.conftest import Checkout
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(os, "sched_setaffinity"), reason="this system has no such call, and nothing is done"
-)
-# What the tests of a checkout look with. ALL: where this process may run. NEAR: whether the server's process
-# may be moved here, as it may not be by root in a container.
+HAS_AFFINITY = hasattr(os, "sched_setaffinity")
+pytestmark = pytest.mark.skipif(not HAS_AFFINITY, reason="this system lets nobody choose a processor")
+# What the tests of a checkout look with. ALL: where this process may run. may_move: whether it may move the
+# server's process, as root in a container may not.
 LOOK = """
     import subprocess
     import sys
@@ -60,7 +59,9 @@ ALONE = """
     def test_free_between_statements(db_connection):
         found = []
         db_connection.execute(text("SELECT 1"))
-        threading.Thread(target=lambda: found.append(os.sched_getaffinity(0))).start()
+        thread = threading.Thread(target=lambda: found.append(os.sched_getaffinity(0)))
+        thread.start()
+        thread.join()
         code = "import os; print(sorted(os.sched_getaffinity(0)))"
         started = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert [os.sched_getaffinity(0), *found] == [ALL, ALL]
@@ -110,6 +111,18 @@ def test_a_test_and_its_server_share_a_processor(embedded: Checkout) -> None:
 def test_a_server_that_is_not_ours_is_left_alone(checkout: Checkout) -> None:
     checkout.write_test(LOOK + FREE)
     checkout.pytest().assert_passed(1)
+
+
+def test_a_processor_that_is_lost_stops_no_statement(
+    server: DatabaseUrl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with NearConnection.connect(server.with_database("postgres").plain) as connection:
+        connection.follow()
+        monkeypatch.setattr(connection, "_processor", frozenset({len(os.sched_getaffinity(0)) + 5000}))
+        free = os.sched_getaffinity(0)
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+        assert os.sched_getaffinity(0) == free
+        assert not connection._processor
 
 
 def test_where_it_may_not_be_moved_statements_run_as_ever(
