@@ -69,10 +69,11 @@ def measure_ready(lab: Laboratory, number: int, rounds: int) -> Figure:
     """Time how long it takes until as many workers have their databases, imports not counted."""
     kept, fresh, cold = "ours, kept", "ours, fresh clones", "ours, cold"
     each, django, keepdb = "Alembic in each worker", "pytest-django", "Django --keepdb"
-    clones, janitors = "Django's clones alone", "pytest-postgresql"
+    alone, clones, janitors = "ours, clones alone", "Django's clones alone", "pytest-postgresql"
     rivals = {
         kept: lambda: lab.time_ours(number, "kept"),
         fresh: lambda: lab.time_ours(number, "cloned"),
+        alone: lambda: lab.time_ours(number, "cloned", take_part=False),
         cold: lambda: lab.time_ours(number, "built"),
         each: lambda: lab.time_alembic(number),
         django: lambda: lab.time_django(number, keep=False),
@@ -88,6 +89,7 @@ def measure_ready(lab: Laboratory, number: int, rounds: int) -> Figure:
             Comparison(kept, keepdb, KEEPDB),
             Comparison(kept, django, PYTEST_DJANGO),
             Comparison(kept, janitors, PYTEST_POSTGRESQL),
+            Comparison(alone, clones, CLONES),
             Comparison(fresh, clones, CLONES),
         ]
     return race(f"{number} ready", rivals, comparisons, rounds)
@@ -130,10 +132,10 @@ def measure_clone(lab: Laboratory, rounds: int) -> Figure:
     """Time databases of a test's own, one after the other."""
     fresh, raw = "`fresh_database`", "`CREATE DATABASE … TEMPLATE`, `DROP DATABASE`"
     rivals = {
-        fresh: lambda: lab.time_test("fresh_fixture", 5),
-        raw: lambda: lab.time_test("raw_clone", 5),
+        fresh: lambda: lab.time_test("fresh_fixture", 20),
+        raw: lambda: lab.time_test("raw_clone", 20),
     }
-    return race("Five clones", rivals, [Comparison(fresh, raw, 1.1)], rounds)
+    return race("Twenty clones", rivals, [Comparison(fresh, raw, 1.1)], rounds)
 
 
 def measure_suite(lab: Laboratory, rounds: int) -> Figure:

@@ -148,11 +148,13 @@ class Laboratory:
                 found[name] = done.stdout.strip()
         return found
 
-    def time_ours(self, number: int, state: str, project: Path | None = None) -> float:
+    def time_ours(
+        self, number: int, state: str, project: Path | None = None, *, take_part: bool = True
+    ) -> float:
         """Begin a run, and in each of its workers take part in it, as the plug-in does with xdist.
 
         state: of what is found: "kept" databases, a template from which they are "cloned", or nothing, so
-        that it is "built".
+        that it is "built". take_part: without, the clock stops when they are there for the workers.
         """
         root = str(project or self.project)
         if state == "built":
@@ -163,17 +165,17 @@ class Laboratory:
             self._begin(root, number)
             self.our_crew.run("end", [{}] * number)
         self.checkpoint()
-        seconds, header = self._begin(root, number)
+        seconds, header = self._begin(root, number, take_part=take_part)
         self.our_crew.run("end", [{}] * number)
         expected = {"kept": "cached, {} kept,", "cloned": "cached, {} cloned,", "built": "built, {} cloned,"}
         if f" {expected[state].format(number)} " not in header:
             raise RuntimeError(f"{state} was measured with {header}")
         return seconds
 
-    def _begin(self, root: str, number: int) -> tuple[float, str]:
+    def _begin(self, root: str, number: int, *, take_part: bool = True) -> tuple[float, str]:
         began = time.perf_counter()
         found: dict[str, Any] = self.our_crew.run("prepare", [{"root": root, "workers": number}])[0]
-        if number > 1:
+        if number > 1 and take_part:
             workers = [{"root": root, "run": found["run"], "number": each} for each in range(number)]
             self.our_crew.run("lease", workers)
         return time.perf_counter() - began, found["header"]

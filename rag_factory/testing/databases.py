@@ -25,7 +25,7 @@ from rag_factory.testing.template import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from rag_factory.database.url import DatabaseUrl
     from rag_factory.testing.place import Place
@@ -163,14 +163,17 @@ def lease_many(
     elif rest:
         from concurrent.futures import ThreadPoolExecutor
 
-        def make_ready_too(part: Sequence[tuple[WorkerDatabase, _Slot]]) -> None:
-            with connect(place.url) as own_session:
-                _make_all_ready(own_session, part)
+        # One for all threads: whichever is done takes the next.
+        waiting = iter(rest)
 
-        first, *others = (rest[start::AT_ONCE] for start in range(min(AT_ONCE, len(rest))))
-        with ThreadPoolExecutor(len(others)) as pool:
-            more = [pool.submit(make_ready_too, part) for part in others]
-            _make_all_ready(server, first)
+        def make_ready_too() -> None:
+            with connect(place.url) as own_session:
+                _make_all_ready(own_session, waiting)
+
+        others = min(AT_ONCE, len(rest)) - 1
+        with ThreadPoolExecutor(others) as pool:
+            more = [pool.submit(make_ready_too) for _ in range(others)]
+            _make_all_ready(server, waiting)
             for done in more:
                 done.result()
     if rest:
@@ -265,7 +268,7 @@ def _take_slots(
     ]
 
 
-def _make_all_ready(server: psycopg.Connection[Any], leased: Sequence[tuple[WorkerDatabase, _Slot]]) -> None:
+def _make_all_ready(server: psycopg.Connection[Any], leased: Iterable[tuple[WorkerDatabase, _Slot]]) -> None:
     """Take what an earlier run left in slots that are ours now if it is unchanged, or clone.
 
     server: a session that nobody else uses meanwhile.
