@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -90,7 +91,10 @@ def test_tasks_behave_alike_in_a_subfolder(cli: CommandLine) -> None:
     folder.mkdir(parents=True)
     done = cli.invoke("db.migrate", "db.status", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == cli.invoke("db.status").stdout
+    # Autovacuum can make the database a little larger between the two.
+    above, below = (re.subn(r", \d+\.\d MB,", ",", each.stdout) for each in (cli.invoke("db.status"), done))
+    assert above == below
+    assert above[1] == 1
 
 
 def test_url_is_masked_unless_asked(tasks: Tasks, database_url: DatabaseUrl) -> None:
