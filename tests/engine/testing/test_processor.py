@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from tests.engine.testing.conftest import Checkout
 
 HAS_AFFINITY = hasattr(os, "sched_setaffinity")
-pytestmark = pytest.mark.skipif(not HAS_AFFINITY, reason="this system lets nobody choose a processor")
+# What other systems do is tested on all, by `test_without_the_call_statements_run_as_ever`.
+on_linux = pytest.mark.skipif(not HAS_AFFINITY, reason="only Linux lets a program choose a processor")
 # What the tests of a checkout look with. ALL: where this process may run. may_move: whether it may move the
 # server's process, as root in a container may not.
 LOOK = """
@@ -100,6 +101,7 @@ def embedded(checkout: Checkout) -> Iterator[Checkout]:
     embedded_test_server(DatabaseConfig.load(checkout.root)).stop()
 
 
+@on_linux
 def test_a_test_and_its_server_share_a_processor(embedded: Checkout) -> None:
     embedded.write_test(LOOK + ALONE)
     embedded.pytest(TEST_DATABASE_URL=None).assert_passed()
@@ -108,11 +110,13 @@ def test_a_test_and_its_server_share_a_processor(embedded: Checkout) -> None:
     embedded.pytest("-n", "1", TEST_DATABASE_URL=None).assert_passed(1)
 
 
+@on_linux
 def test_a_server_that_is_not_ours_is_left_alone(checkout: Checkout) -> None:
     checkout.write_test(LOOK + FREE)
     checkout.pytest().assert_passed(1)
 
 
+@on_linux
 def test_a_processor_that_is_lost_stops_no_statement(
     server: DatabaseUrl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +129,7 @@ def test_a_processor_that_is_lost_stops_no_statement(
         assert not connection._processor
 
 
+@on_linux
 def test_where_it_may_not_be_moved_statements_run_as_ever(
     server: DatabaseUrl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,4 +143,15 @@ def test_where_it_may_not_be_moved_statements_run_as_ever(
         connection.follow()
         row = connection.execute("SELECT 1").fetchone()
         assert row == (1,)
+        assert connection.ask(b"SELECT 2").get_value(0, 0) == b"2"
+
+
+def test_without_the_call_statements_run_as_ever(
+    server: DatabaseUrl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "sched_setaffinity", raising=False)
+    with NearConnection.connect(server.with_database("postgres").plain) as connection:
+        connection.follow()
+        assert not connection._processor
+        assert connection.execute("SELECT 1").fetchone() == (1,)
         assert connection.ask(b"SELECT 2").get_value(0, 0) == b"2"
