@@ -40,7 +40,7 @@ def build(
     """Migrate an empty database and close it. The mark is written last: without it, it is rebuilt."""
     url = place.url_of(name)
     drop(server, name)
-    fingerprint, settings, deferrable = "", dict[str, str](), False
+    fingerprint, settings, deferrable = "", list[list[str]](), False
 
     def prove(session: psycopg.Connection[Any]) -> None:
         nonlocal fingerprint, settings, deferrable

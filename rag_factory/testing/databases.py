@@ -196,12 +196,15 @@ def create_clone(server: psycopg.Connection[Any], template: Template, name: str)
     server.execute(
         statement.format(clone, sql.Identifier(template.name), sql.Identifier(template.strategy.lower()))
     )
-    for setting, value in template.settings.items():
+    for role, setting, value in template.settings:
+        alter = sql.SQL("ALTER DATABASE {}").format(clone)
+        if role:
+            alter = sql.SQL("ALTER ROLE {} IN DATABASE {}").format(sql.Identifier(role), clone)
         with server.transaction():
             # Here the setting reads its text itself, which a literal in ALTER DATABASE doesn't do for lists.
             server.execute("SELECT set_config(%s, %s, true)", (setting, value))
             names = sql.SQL(".").join(map(sql.Identifier, setting.split(".")))
-            server.execute(sql.SQL("ALTER DATABASE {} SET {} FROM CURRENT").format(clone, names))
+            server.execute(sql.SQL("{} SET {} FROM CURRENT").format(alter, names))
 
 
 # How often a database was visited; the same for as long as nobody opens a session on it. Null while there is
@@ -214,7 +217,7 @@ _TAKE_TICKET = f"SELECT pg_try_advisory_lock(%s), {_VISITS.format(oid='%s')}"
 # What can be set for a database without a visit, and the time of the server's last crash, in which it forgets
 # the visits.
 _SURROUNDINGS = """
-    concat_ws(' ', d.datdba, d.datacl, (SELECT stats_reset FROM pg_stat_bgwriter),
+    concat_ws(' ', d.datdba, d.datacl, d.datconnlimit, (SELECT stats_reset FROM pg_stat_bgwriter),
               (SELECT string_agg(concat_ws(' ', setrole, setconfig), ' ' ORDER BY setrole)
                FROM pg_db_role_setting WHERE setdatabase = d.oid))
 """

@@ -31,7 +31,7 @@ FILE_BYTES = 65_536
 # How exactly a mark knows when its database was last used.
 DAY_SECONDS = 86_400
 # A change of what a build makes of a database makes templates of earlier forms useless.
-FORM = "10"
+FORM = "11"
 # Names have these after the base: nobody else's database is taken for one of ours.
 TEMPLATE, WORKER = "ragt", "ragw"
 ENGINE = Path(__file__).resolve().parent.parent
@@ -52,15 +52,16 @@ _MARK = """
 class Template:
     """A complete template.
 
-    fingerprint: of its schema and rows, as a clone must still have it. settings: what its migrations set by
-    ALTER DATABASE, which cloning doesn't copy. strategy: how this server clones fastest.
+    fingerprint: of its schema and rows, as a clone must still have it. settings: what its migrations set for
+    the database, which cloning doesn't copy: each the role that it is for, or none, its name and its value.
+    strategy: how this server clones fastest.
     """
 
     name: str
     strategy: str
     fingerprint: str
     deferrable: bool
-    settings: dict[str, str] = field(default_factory=dict)
+    settings: list[list[str]] = field(default_factory=list)
     built: bool = False
 
     def as_data(self) -> dict[str, Any]:

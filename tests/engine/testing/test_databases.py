@@ -11,6 +11,7 @@ import pytest
 
 from rag_factory.testing import catalog
 from tests.engine.testing.conftest import wait_until
+from tests.engine.testing.objects import OBJECTS, OBJECTS_SCHEMA
 
 if TYPE_CHECKING:
     import subprocess
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from tests.engine.testing.conftest import Checkout
 
-SCHEMA = """
+SCHEMA = f"""
 CREATE TABLE item (id int PRIMARY KEY GENERATED ALWAYS AS IDENTITY, name text NOT NULL);
 CREATE INDEX item_name ON item (name);
 CREATE TABLE seed (id int PRIMARY KEY, name text);
@@ -26,6 +27,7 @@ INSERT INTO seed VALUES (1, 'a'), (2, 'b');
 CREATE FUNCTION answer() RETURNS int LANGUAGE sql AS 'SELECT 42';
 CREATE TYPE color AS ENUM ('red');
 CREATE VIEW names AS SELECT name FROM item;
+{OBJECTS_SCHEMA}
 """
 UNCHANGED = """
 @pytest.mark.parametrize("time", range(2))
@@ -53,9 +55,8 @@ TAMPERING = {
     "a comment": "COMMENT ON TABLE item IS 'tampered'",
     "a right": "GRANT SELECT ON item TO PUBLIC",
     "a default": "ALTER TABLE item ALTER COLUMN name SET DEFAULT 'x'",
-    "a setting": "DO $$ BEGIN EXECUTE 'ALTER DATABASE ' || quote_ident(current_database())"
-    " || ' SET work_mem = ''77MB'''; END $$",
     "our own schema dropped": "DROP SCHEMA rag_factory_testing CASCADE",
+    **OBJECTS,
 }
 SLOW = """
 def test_waits(db_connection, fresh_database, committing_database):
@@ -95,8 +96,12 @@ def test_a_database_is_kept_until_it_is_tampered_with(checkout: Checkout) -> Non
 
 
 @pytest.mark.parametrize(
-    "what", ["a row inserted", "a seeded row deleted", "a setting", "our own schema dropped"]
-)
+    "what",
+    [
+        "a row inserted", "a seeded row deleted", "our own schema dropped", "a setting",
+        "a setting of a role", "who may connect", "how many may connect",
+    ],
+)  # fmt: skip
 def test_a_database_that_was_tampered_with_is_cloned_again(checkout: Checkout, what: str) -> None:
     checkout.write_revision(SCHEMA)
     checkout.write_test(UNCHANGED)
@@ -106,6 +111,16 @@ def test_a_database_that_was_tampered_with_is_cloned_again(checkout: Checkout, w
     again = checkout.pytest()
     again.assert_passed(2)
     assert "1 cloned" in again.header
+
+
+def test_all_that_a_database_has_is_proved(checkout: Checkout) -> None:
+    with checkout.connect() as server:
+        found = server.execute("""
+            SELECT relname FROM pg_class
+            WHERE relnamespace = 'pg_catalog'::regnamespace AND relkind = 'r' AND NOT relisshared
+        """).fetchall()
+    written_by_analyze = {"pg_statistic", "pg_statistic_ext_data"}
+    assert {name for (name,) in found} == {*catalog.CATALOGS, *written_by_analyze}
 
 
 def test_a_sequence_that_was_advanced_is_reset(checkout: Checkout) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.engine.testing.conftest import INSERT, clean_after
+from tests.engine.testing.objects import OBJECTS, OBJECTS_SCHEMA
 
 if TYPE_CHECKING:
     from tests.engine.testing.conftest import Checkout
@@ -165,12 +166,14 @@ DDL = {
     "right": "GRANT SELECT ON item TO PUBLIC",
     "enum": "ALTER TYPE color ADD VALUE 'blue'",
     "comment": "COMMENT ON TABLE item IS 'made'",
+    **OBJECTS,
 }
 
 
 def test_any_ddl_fails_the_test_that_did_it_and_harmless_commits_do_not(checkout: Checkout) -> None:
     checkout.write_revision(
-        "CREATE TABLE item (id serial, name text NOT NULL); CREATE TYPE color AS ENUM ('red')"
+        "CREATE TABLE item (id serial, name text NOT NULL); CREATE TYPE color AS ENUM ('red');"
+        + OBJECTS_SCHEMA
     )
     checkout.write_test(f"""
     HARMLESS = ("CREATE TEMP TABLE made (id serial CHECK (id > 0))", "TRUNCATE item RESTART IDENTITY",
@@ -190,9 +193,15 @@ def test_any_ddl_fails_the_test_that_did_it_and_harmless_commits_do_not(checkout
     def test_ddl(db_engine, what):
         with db_engine.begin() as connection:
             connection.execute(text(DDL[what]))
+
+    @pytest.mark.parametrize("what", DDL)
+    def test_committed(committing_database, what):
+        with committing_database.begin() as connection:
+            connection.execute(text(DDL[what]))
     """)
     result = checkout.pytest()
-    assert result.wrong == {f"test_ddl[{what}]" for what in DDL}, result.output
+    expected = {f"test_{how}[{what}]" for what in DDL for how in ("ddl", "committed")}
+    assert result.wrong == expected, result.output
 
 
 @pytest.fixture(scope="module")

@@ -244,3 +244,78 @@ def test_ddl_of_a_test_that_may_commit_rows_is_noticed_whoever_does_it(checkout:
         "test_session",
         "test_async_session",
     }, result.output
+
+
+# Columns that are named like the variables of our functions, a table without columns, and a database whose
+# settings change how values are written.
+UNUSUAL = """
+CREATE TABLE written (
+    id int PRIMARY KEY, written int, written_rows int, found int, changed int, lost int, put_back int,
+    objects_too int, since int, upto int, snapshot int, spaces int, tables int
+);
+INSERT INTO written VALUES (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13);
+CREATE TABLE child (id int PRIMARY KEY REFERENCES written);
+CREATE TABLE bare ();
+INSERT INTO bare DEFAULT VALUES;
+DO $$ BEGIN
+    EXECUTE format('ALTER DATABASE %%I SET bytea_output = escape', current_database());
+    EXECUTE format('ALTER ROLE CURRENT_USER IN DATABASE %%I SET work_mem = ''78MB''', current_database());
+    EXECUTE format('ALTER ROLE CURRENT_USER IN DATABASE %%I SET my.setting = ''a,b''', current_database());
+END $$;
+"""
+ON_UNUSUAL = """
+ALL_TABLES = text('''
+    SELECT string_agg(format('%I.%I', schemaname, tablename), ', ') FROM pg_tables
+    WHERE schemaname NOT IN ('pg_catalog', 'information_schema')
+''')
+CHANGES = {
+    "nothing": "SELECT 1",
+    "update": "UPDATE written SET found = 0",
+    "empty": "DELETE FROM written",
+    "bare": "INSERT INTO bare DEFAULT VALUES",
+}
+
+@pytest.mark.parametrize("change", [*CHANGES, "truncate"])
+def test_change(committing_database, change):
+    with committing_database.begin() as connection:
+        assert connection.execute(text("SELECT written.*::text FROM written")).scalar() == (
+            "(1,2,3,4,5,6,7,8,9,10,11,12,13)"
+        )
+        assert connection.execute(text("SELECT count(*) FROM bare")).scalar() == 1
+        connection.execute(text(CHANGES.get(change) or f"TRUNCATE {connection.execute(ALL_TABLES).scalar()}"))
+
+def test_after(db_connection):
+    assert db_connection.execute(text("SELECT found FROM written")).scalar() == 4
+    assert db_connection.execute(text("SHOW work_mem")).scalar() == "78MB"
+    assert db_connection.execute(text("SHOW my.setting")).scalar() == "a,b"
+    assert db_connection.execute(text("SHOW bytea_output")).scalar() == "escape"
+"""
+
+
+def test_names_and_settings_of_a_project_do_not_matter(checkout: Checkout) -> None:
+    checkout.write_revision(UNUSUAL)
+    checkout.write_test(ON_UNUSUAL)
+    checkout.pytest().assert_passed(6)
+    again = checkout.pytest()
+    again.assert_passed(6)
+    assert "1 kept" in again.header
+
+
+def test_event_triggers_do_not_see_us(checkout: Checkout) -> None:
+    checkout.write_revision("""
+        CREATE TABLE log (id serial PRIMARY KEY, tag text);
+        CREATE FUNCTION write_log() RETURNS event_trigger LANGUAGE plpgsql AS $$
+        BEGIN INSERT INTO log (tag) VALUES (tg_tag); END $$;
+        CREATE EVENT TRIGGER logged ON ddl_command_end EXECUTE FUNCTION write_log();
+        CREATE TABLE item (id int);
+    """)
+    checkout.write_test("""
+    @pytest.mark.parametrize("time", range(2))
+    def test_log(db_connection, time):
+        tags = text("SELECT array_agg(tag ORDER BY id) FROM log")
+        migrated = db_connection.execute(tags).scalar()
+        assert "CREATE TABLE" in migrated and "CREATE FUNCTION" not in migrated
+        db_connection.execute(text("CREATE TABLE made (id int)"))
+        assert db_connection.execute(tags).scalar() == [*migrated, "CREATE TABLE"]
+    """)
+    checkout.pytest().assert_passed(2)
