@@ -51,7 +51,7 @@ def worker_database(pytestconfig: pytest.Config) -> Iterator[WorkerDatabase]:
     except RagFactoryError as error:
         problem = str(error)
     # Not where it is caught: pytest would show it twice.
-    _judge(problem)
+    judge(problem)
     # The application under test, when it reads its settings, finds this database and no other.
     os.environ["DATABASE_URL"] = run.url
     yield database
@@ -59,9 +59,9 @@ def worker_database(pytestconfig: pytest.Config) -> Iterator[WorkerDatabase]:
 
 
 @pytest.fixture(scope="session")
-def test_db_url(worker_database: WorkerDatabase) -> str:
+def test_db_url(held_connection: Held) -> str:
     """The URL of this worker's database, for SQLAlchemy, password included."""
-    return worker_database.url.sqlalchemy
+    return held_connection.database.url.sqlalchemy
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +90,7 @@ def db_connection(request: pytest.FixtureRequest) -> Iterator[Session]:
     held = _held(request)
     session = held.begin()
     yield session
-    _judge(held.end(session))
+    judge(held.end(session))
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def unchanged_database(request: pytest.FixtureRequest) -> Iterator[None]:
     """Hold a test that takes none of the fixtures that look to leaving nothing as well; set by itself."""
     held = _held(request)
     yield
-    _judge(held.check())
+    judge(held.check())
 
 
 @pytest_asyncio.fixture(loop_scope="session", scope="session")
@@ -120,7 +120,7 @@ async def async_db_connection(
     _let_commit_first(request)
     session = await async_held_connection.begin()
     yield session
-    _judge(await async_held_connection.end(session))
+    judge(await async_held_connection.end(session))
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def committing_database(request: pytest.FixtureRequest) -> Iterator[Engine]:
     held.database.committing = True
     yield held.pooled
     held.database.committing = False
-    _judge(held.restore())
+    judge(held.restore())
 
 
 @pytest.fixture
@@ -189,7 +189,8 @@ def _let_commit_first(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("committing_database")
 
 
-def _judge(problem: str | None) -> None:
+def judge(problem: str | None) -> None:
+    """Fail the test by what is wrong, if anything is."""
     if problem is not None:
         pytest.fail(problem, pytrace=False)
 

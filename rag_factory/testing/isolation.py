@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
+from select import POLLIN, poll
 from typing import TYPE_CHECKING, Any, cast
 
 from psycopg import AsyncConnection as AsyncDriver
@@ -11,11 +14,12 @@ from psycopg.errors import (
     InvalidSavepointSpecification,
     LockNotAvailable,
     NoActiveSqlTransaction,
+    ObjectNotInPrerequisiteState,
     error_from_result,
 )
-from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 from sqlalchemy import NullPool, create_engine, event
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from rag_factory.database.driver import connect
@@ -42,9 +46,11 @@ _COUNT = "SELECT pg_stat_force_next_flush()"
 # What else a test may have set on a connection that the next one gets from the pool.
 # It answers what has been done to the database.
 _RESET = (
-    "RESET SESSION AUTHORIZATION; RESET ALL; DISCARD TEMP; "
+    "RESET SESSION AUTHORIZATION; RESET ALL; DISCARD TEMP; DISCARD SEQUENCES; UNLISTEN *; CLOSE ALL; "
     f"{_COUNT}, pg_advisory_unlock_all(); SELECT {SCHEMA}.activity()"
 ).encode()
+# What the driver has prepared is of no use to the next test when what it reads from was another table.
+_DDL = re.compile(r"\s*(ALTER|CREATE|DROP)\b", re.IGNORECASE)
 
 
 class Held:
@@ -59,10 +65,12 @@ class Held:
         self._near = alone and database.place.embedded
         self.engine: Engine = create_engine(database.url.sqlalchemy, poolclass=NullPool)
         event.listen(self.engine, "do_connect", _connect)
+        event.listen(self.engine, "before_cursor_execute", self._note_statement)
         self._savepoints = Savepoints(self.engine.dialect)
         self.pooled: Engine = create_engine(database.url.sqlalchemy)
         event.listen(self.pooled, "checkout", self._note_use)
         self._connection: Connection | None = None
+        self._had_ddl = False
         self._generation = database.generation
         self._restorer: Driver[Any] | None = None
         self._used: set[Driver[Any]] = set()
@@ -93,15 +101,22 @@ class Held:
 
         unsent: what the server is to be told before.
         """
-        connection = self._open()
+        before, connection = self._connection, self._open()
+        if connection is not before:
+            unsent = b""
+        driver = driver_of(connection)
         try:
-            changed = _note(
-                self.database, _value(driver_of(connection).ask(unsent + _take_back(self.database)))
-            )
+            changed = _note(self.database, _value(driver.ask(unsent + _take_back(self.database))))
             connection.rollback()
-            self._clear_away(driver_of(connection))
+            self._clear_away(driver)
         except (DriverError, SQLAlchemyError) as error:
+            if driver.closed:
+                # It was ended by somebody else, and so is what was open on it: a new one can look.
+                return self.check()
             return self._judge(_broken(error))
+        if self._had_ddl or connection.get_execution_options():
+            # Neither can be taken back on this side.
+            self._hang_up()
         return self._judge(_committed(changed)) if changed else None
 
     def _clear_away(self, driver: Driver[Any]) -> None:
@@ -135,7 +150,14 @@ class Held:
                 changed = self._put_back(objects_too=True)
                 # Where connections differ in what they had seen, too few: that only means to look again.
                 self._writes = max((int(each.split()[1]) for each in activities), default=-1)
+        except ObjectNotInPrerequisiteState:
+            # A row that can't be deleted, as its table is published and has no key.
+            changed = "rows"
         except (DriverError, RagFactoryError) as error:
+            if any(driver.closed for driver in (self._restorer, *used) if driver is not None):
+                # Somebody ended the sessions; so are those that are left, and new ones can look.
+                self.close()
+                return self.restore()
             return self._judge(_broken(error))
         if changed == OBJECTS:
             return self._judge(_committed(changed) + "; a test that does so takes fresh_database")
@@ -158,15 +180,20 @@ class Held:
 
     def close(self) -> None:
         """Close the connections."""
-        if self._connection is not None:
-            _close(self._connection)
-            self._connection = None
+        self._hang_up()
         if self._restorer is not None:
             self._restorer.close()
         self._writes = -1
         self._used.clear()
         self.pooled.dispose()
         self.engine.dispose()
+
+    def _hang_up(self) -> None:
+        """Close the connection that the tests share; the next one opens another."""
+        if self._connection is not None:
+            _close(self._connection)
+            self._connection = None
+        self._had_ddl = False
 
     def _open(self) -> Connection:
         if self._connection is None or _is_dead(self._connection, self._generation, self.database):
@@ -176,8 +203,17 @@ class Held:
         return self._connection
 
     def _note_use(self, driver: Any, *_: Any) -> None:
-        """Remember which pooled connections a test had: what it set on them is reset after it."""
+        """Remember which pooled connections a test had: what it set on them is reset after it.
+
+        Raises DisconnectionError: the server has ended it. The pool then gives another.
+        """
+        if _has_ended(driver):
+            raise DisconnectionError
         self._used.add(driver)
+
+    def _note_statement(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if _DDL.match(statement):
+            self._had_ddl = self._savepoints.usual = True
 
     def _judge(self, problem: str) -> str:
         self.renew()
@@ -196,6 +232,8 @@ class AsyncHeld:
 
         self.database = database
         self.engine: AsyncEngine = create_async_engine(database.url.sqlalchemy, poolclass=NullPool)
+        event.listen(self.engine.sync_engine, "before_cursor_execute", self._note_statement)
+        self._had_ddl = False
         self._connection: AsyncConnection | None = None
         self._generation = database.generation
 
@@ -203,11 +241,7 @@ class AsyncHeld:
         """Begin a test's transaction."""
         from sqlalchemy.ext.asyncio import AsyncSession
 
-        held = self._connection
-        if held is None or _is_dead(held.sync_connection, self._generation, self.database):
-            await self.close()
-            self._connection = held = await self.engine.connect()
-            self._generation = self.database.generation
+        held = await self._open()
         await held.begin()
         return AsyncSession(bind=held, join_transaction_mode="create_savepoint", expire_on_commit=False)
 
@@ -217,8 +251,15 @@ class AsyncHeld:
         if held is None:
             return None
         deferrable = self.database.template.deferrable
+        problem = None
         try:
-            problem = await held.run_sync(_end, session.sync_session, deferrable=deferrable)
+            if _is_dead(held.sync_connection, self._generation, self.database):
+                # As when a statement is cancelled. What was open has gone with it, and a new one can look.
+                with suppress(SQLAlchemyError):
+                    await session.close()
+                held = await self._open()
+            else:
+                problem = await held.run_sync(_end, session.sync_session, deferrable=deferrable)
             if problem is None:
                 driver = (await held.get_raw_connection()).driver_connection
                 assert isinstance(driver, AsyncDriver)  # noqa: S101 - the only driver that the URLs name
@@ -231,18 +272,37 @@ class AsyncHeld:
         except (DriverError, SQLAlchemyError) as error:
             problem = _broken(error)
         if problem is None:
+            plain = held.sync_connection
+            if self._had_ddl or (plain is not None and plain.get_execution_options()):
+                await self._hang_up()
             return None
         await self.close()
         self.database.renew()
         return _leak(problem)
 
+    async def _open(self) -> AsyncConnection:
+        held = self._connection
+        if held is None or _is_dead(held.sync_connection, self._generation, self.database):
+            await self.close()
+            self._connection = held = await self.engine.connect()
+            self._generation = self.database.generation
+        return held
+
     async def close(self) -> None:
         """Close the connections."""
+        await self._hang_up()
+        await self.engine.dispose()
+
+    async def _hang_up(self) -> None:
         if self._connection is not None:
             await self._connection.run_sync(_close)
             await self._connection.close()
             self._connection = None
-        await self.engine.dispose()
+        self._had_ddl = False
+
+    def _note_statement(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if _DDL.match(statement):
+            self._had_ddl = True
 
 
 def _end(connection: Connection, session: Session, *, deferrable: bool) -> str | None:
@@ -272,9 +332,25 @@ def _is_dead(connection: Connection | None, generation: int, database: WorkerDat
         connection is None
         or connection.closed
         or connection.invalidated
-        or driver_of(connection).closed
+        or _has_ended(driver_of(connection))
         or generation != database.generation
     )
+
+
+def _has_ended(driver: Any) -> bool:
+    """Whether the server has ended a session, also while nobody used it: then there is something to read."""
+    libpq = driver.pgconn
+    if libpq.status != ConnStatus.OK:
+        return True
+    waiting = poll()
+    waiting.register(libpq.socket, POLLIN)
+    try:
+        # First its farewell, then the end; or what was sent to a LISTEN.
+        while libpq.status == ConnStatus.OK and waiting.poll(0):
+            libpq.consume_input()
+    except DriverError:
+        return True
+    return bool(libpq.status != ConnStatus.OK)
 
 
 def _close(connection: Connection) -> None:

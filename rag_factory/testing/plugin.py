@@ -15,7 +15,7 @@ import pytest
 from rag_factory.database.sources import NAMES, OLD_NAMES
 from rag_factory.errors import RagFactoryError
 from rag_factory.testing.fixtures import *  # noqa: F403 - pytest finds fixtures among the plug-in's names
-from rag_factory.testing.fixtures import CHECKED, DATABASE_FIXTURES, RUN
+from rag_factory.testing.fixtures import CHECKED, DATABASE_FIXTURES, HELD, RUN, judge
 from rag_factory.testing.place import check_place
 from rag_factory.testing.run import GROUPS, Run, begin_run
 from rag_factory.testing.settings import read_test_settings
@@ -131,9 +131,27 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
         _wake_collector(session.config)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip the groups that are off, and keep the tests of this shard."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Generator[None, object, object]:
+    """Mark the tests before -m chooses among them, and at last keep those of this shard."""
+    _mark(config, items)
+    result = yield
+    shard = _read_shard(config)
+    if shard is not None:
+        from rag_factory.testing.shards import assign, read_durations
+
+        durations = read_durations(config.rootpath / DURATIONS)
+        shards = assign([item.nodeid for item in items], shard.total, durations)
+        others = [item for item in items if shards[item.nodeid] != shard.index]
+        items[:] = [item for item in items if shards[item.nodeid] == shard.index]
+        config.hook.pytest_deselected(items=others)
+    return result
+
+
+def _mark(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tell the groups of the tests, and skip those that are off."""
     run = config.stash.get(RUN, None)
     off = run.off if run else {}
     integration = f"{config.rootpath / 'tests' / 'integration'}{os.sep}"
@@ -149,15 +167,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for group in GROUPS:
             if group in off and item.get_closest_marker(group):
                 item.add_marker(pytest.mark.skip(reason=off[group]))
-    shard = _read_shard(config)
-    if shard is not None:
-        from rag_factory.testing.shards import assign, read_durations
-
-        durations = read_durations(config.rootpath / DURATIONS)
-        shards = assign([item.nodeid for item in items], shard.total, durations)
-        others = [item for item in items if shards[item.nodeid] != shard.index]
-        items[:] = [item for item in items if shards[item.nodeid] == shard.index]
-        config.hook.pytest_deselected(items=others)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -172,6 +181,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if DATABASE_FIXTURES.intersection(fixtures):
         # The first one here: leased before anything else, so that no other fixture comes too early for it.
         fixtures.insert(0, "worker_database")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """Hold a test to leaving nothing also if it may have asked for its fixtures only as it ran."""
+    try:
+        return (yield)
+    finally:
+        held = item.config.stash.get(HELD, None)
+        asks = "request" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("db")
+        if held is not None and asks:
+            judge(held.check())
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -15,10 +15,11 @@ class Savepoints:
 
     The usual way is taken where that doesn't work, for the error that everybody expects.
     ending: whether the test is over, and rolling back to one can wait for the round trip that takes all back.
+    usual: whether the driver is to see that something is rolled back, and forget what it has prepared.
     """
 
     def __init__(self, dialect: Any) -> None:
-        self.ending = False
+        self.ending = self.usual = False
         self._unsent = b""
         self._usual = dialect.do_savepoint, dialect.do_release_savepoint, dialect.do_rollback_to_savepoint
         dialect.do_savepoint = self._set
@@ -28,7 +29,7 @@ class Savepoints:
     def end(self) -> bytes:
         """The test has ended: what has waited, to be sent now."""
         unsent, self._unsent = self._unsent, b""
-        self.ending = False
+        self.ending = self.usual = False
         return unsent
 
     def _set(self, connection: Connection, name: str) -> None:
@@ -44,7 +45,7 @@ class Savepoints:
         statement = f"ROLLBACK TO SAVEPOINT {name}"
         if self.ending:
             self._unsent += f"{statement}; ".encode()
-        elif not _succeeds(connection, statement):
+        elif self.usual or not _succeeds(connection, statement):
             self._usual[2](connection, name)
 
 

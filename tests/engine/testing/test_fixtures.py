@@ -316,3 +316,129 @@ def test_vectors_that_tests_rolled_back_hide_nothing(checkout: Checkout) -> None
         assert len(found.all()) == 31
     """)
     checkout.pytest().assert_passed(61)
+
+
+def test_sessions_that_are_ended_hurt_no_test(checkout: Checkout) -> None:
+    checkout.write_test(
+        INSERT
+        + """
+    import asyncio
+    import time
+
+    SLEEP = text("SELECT pg_sleep(10)")
+
+    def end(engine, condition):
+        with engine.connect() as other:
+            other.execute(text(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                f"WHERE datname = current_database() AND pid <> pg_backend_pid() AND {condition}"
+            ))
+
+    async def test_statement_is_cancelled(async_db_connection):
+        await async_db_connection.execute(INSERT)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(async_db_connection.execute(SLEEP), 0.1)
+
+    async def test_session_ends_itself(async_db_connection):
+        with pytest.raises(Exception, match="terminating"):
+            await async_db_connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    async def test_session_is_invalidated(async_db_connection):
+        await async_db_connection.execute(INSERT)
+        await async_db_connection.invalidate()
+
+    async def test_async_after(async_db_connection):
+        assert (await async_db_connection.execute(COUNT)).scalar() == 0
+
+    def test_another_ends_it(db_connection, db_engine):
+        db_connection.execute(INSERT)
+        end(db_engine, "true")
+
+    async def test_after_another(db_connection, async_db_connection):
+        assert db_connection.execute(COUNT).scalar() == 0
+        assert (await async_db_connection.execute(COUNT)).scalar() == 0
+
+    def test_committing_ends_all(committing_database, db_connection):
+        with committing_database.begin() as connection:
+            connection.execute(INSERT)
+        end(committing_database, "true")
+
+    def test_committing_after(committing_database, db_connection):
+        with committing_database.begin() as connection:
+            assert connection.execute(COUNT).scalar() == 0
+            connection.execute(INSERT)
+        assert db_connection.execute(COUNT).scalar() == 1
+
+    def test_all_end_between_tests(test_db_url):
+        from sqlalchemy import NullPool, create_engine
+        end(create_engine(test_db_url, poolclass=NullPool), "true")
+
+    def test_committing_at_last(committing_database):
+        with committing_database.begin() as connection:
+            assert connection.execute(COUNT).scalar() == 0
+
+    async def test_at_last(db_connection, async_db_connection):
+        assert db_connection.execute(COUNT).scalar() == 0
+        assert (await async_db_connection.execute(COUNT)).scalar() == 0
+    """
+    )
+    checkout.pytest("-W", "default").assert_passed(11)
+
+
+def test_nothing_on_a_connection_reaches_the_next_test(checkout: Checkout) -> None:
+    checkout.write_revision("""
+        CREATE SEQUENCE numbers CACHE 10;
+        CREATE TABLE item (id int PRIMARY KEY DEFAULT nextval('numbers'), name text);
+    """)
+    checkout.write_test("""
+    ALL = text("SELECT * FROM item")
+    ADD = text("ALTER TABLE item ADD COLUMN size int")
+
+    def often(session):
+        return [session.execute(ALL).keys() for _ in range(8)][0]
+
+    @pytest.mark.parametrize("time", range(2))
+    def test_prepared_by_the_driver(db_connection, time):
+        assert "size" not in often(db_connection)
+        db_connection.execute(ADD)
+        assert "size" in often(db_connection)
+        db_connection.rollback()
+        assert "size" not in often(db_connection)
+        db_connection.execute(ADD)
+        often(db_connection)
+
+    @pytest.mark.parametrize("time", range(2))
+    async def test_prepared_by_the_asynchronous_driver(async_db_connection, time):
+        for _ in range(8):
+            assert "size" not in (await async_db_connection.execute(ALL)).keys()
+        await async_db_connection.execute(ADD)
+        for _ in range(8):
+            assert "size" in (await async_db_connection.execute(ALL)).keys()
+
+    @pytest.mark.parametrize("time", range(2))
+    async def test_options(db_connection, async_db_connection, time):
+        options = {"schema_translate_map": {None: "elsewhere"}}
+        assert not db_connection.get_bind().get_execution_options()
+        db_connection.connection(execution_options=options)
+        assert not async_db_connection.sync_session.get_bind().get_execution_options()
+        await async_db_connection.connection(execution_options=options)
+
+    @pytest.mark.parametrize("time", range(2))
+    def test_session(committing_database, time):
+        listens = text("SELECT count(*) FROM pg_listening_channels()")
+        cursors = text("SELECT count(*) FROM pg_cursors")
+        with committing_database.begin() as connection:
+            assert connection.execute(listens).scalar() == connection.execute(cursors).scalar() == 0
+            connection.execute(text("LISTEN jobs"))
+            connection.execute(text("DECLARE kept CURSOR WITH HOLD FOR SELECT 1"))
+
+    @pytest.mark.parametrize("time", range(2))
+    def test_numbers(committing_database, time):
+        insert = text("INSERT INTO item DEFAULT VALUES RETURNING id")
+        with committing_database.connect() as one, committing_database.connect() as other:
+            assert one.execute(insert).scalar() == 1
+            assert other.execute(insert).scalar() == 11
+            one.commit()
+            other.commit()
+    """)
+    checkout.pytest().assert_passed(10)

@@ -98,6 +98,27 @@ LEAKS = {
     """,
         "the rows of public.item were changed",
     ),
+    "engine_asked_for_late": (
+        """
+    def test_engine_asked_for_late(request):
+        with request.getfixturevalue("db_engine").begin() as connection:
+            connection.execute(INSERT)
+    """,
+        "the rows of public.item were changed",
+    ),
+    "url_asked_for_by_a_fixture": (
+        """
+    @pytest.fixture
+    def late_url(request):
+        return request.getfixturevalue("test_db_url")
+
+    def test_url_asked_for_by_a_fixture(late_url):
+        import psycopg
+        with psycopg.connect(late_url.replace("+psycopg", "")) as connection:
+            connection.execute("INSERT INTO item (name) VALUES ('a')")
+    """,
+        "the rows of public.item were changed",
+    ),
     "environment_alone": (
         """
     def test_environment_alone(fresh_database):
@@ -114,6 +135,27 @@ LEAKS = {
             connection.execute(text("DROP TABLE item"))
     """,
         "can't be put back",
+    ),
+    "table_left_locked": (
+        """
+    KEPT = []
+    def test_table_left_locked(db_connection, db_engine):
+        with db_engine.begin() as second:
+            second.execute(INSERT)
+        KEPT.append(db_engine.connect())
+        KEPT[-1].execute(text("LOCK TABLE item"))
+    """,
+        "left open holds rows or tables",
+    ),
+    "async_and_a_table_left_locked": (
+        """
+    async def test_async_and_a_table_left_locked(async_db_connection, db_engine):
+        with db_engine.begin() as second:
+            second.execute(INSERT)
+        KEPT.append(db_engine.connect())
+        KEPT[-1].execute(text("LOCK TABLE item"))
+    """,
+        "left open holds rows or tables",
     ),
     "committing_ddl": (
         """
@@ -133,7 +175,6 @@ LEAKS = {
     ),
     "committing_left_open": (
         """
-    KEPT = []
     def test_committing_left_open(committing_database):
         connection = committing_database.connect()
         KEPT.append(connection)

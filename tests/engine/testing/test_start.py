@@ -250,6 +250,14 @@ def test_groups_are_switched_by_their_variables(checkout: Checkout) -> None:
     assert "RUN_INTEGRATION_TESTS is false (tests/.env.test)" in result.texts["test_whole"]
 
 
+def test_the_marks_are_set_before_tests_are_chosen_by_them(checkout: Checkout) -> None:
+    checkout.write_test(UNIT + DATABASE)
+    checkout.write("tests/integration/test_whole.py", "def test_whole():\n    pass\n")
+    chosen = {"db": {"test_database"}, "integration": {"test_whole"}, "not db": {"test_unit", "test_whole"}}
+    for marks, tests in chosen.items():
+        assert checkout.pytest("-m", marks).outcomes.keys() == tests, marks
+
+
 @pytest.mark.parametrize("more", [[], ["-n", "2"]])
 def test_an_unreachable_server_fails_the_database_tests_alone(
     checkout: Checkout, nowhere: DatabaseUrl, more: list[str]
