@@ -174,7 +174,7 @@ def make(job: Job) -> Made:
     try:
         with open_keeper(place.url) as server:
             template = ensure_template(server, place, Project(root), job.name, job.strategy)
-            databases = lease_many(server, place, template, checkout_id(root), job.workers)
+            databases = lease_many(server, place, template, checkout_id(root, place), job.workers)
             finished = time.time()
             dropped = clean(server, place.base, unused_for_seconds=UNUSED_SECONDS) if template.built else []
             # Now: the server frees those of an ended session only after a while.

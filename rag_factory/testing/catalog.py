@@ -102,9 +102,12 @@ _SETTINGS = """
     FROM pg_db_role_setting, unnest(setconfig) AS setting
     WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
-# Every clone begins without rights of its own, and without a limit.
-_DATABASE_CHANGED = """EXISTS (SELECT FROM pg_database WHERE datname = current_database()
-    AND (datacl IS NOT NULL OR datconnlimit <> -1))"""
+# Every clone begins without rights of its own, a limit and subscriptions.
+_DATABASE_CHANGED = """EXISTS (
+    SELECT FROM pg_database AS d WHERE datname = current_database()
+    AND (datacl IS NOT NULL OR datconnlimit <> -1
+         OR EXISTS (SELECT FROM pg_subscription WHERE subdbid = d.oid))
+)"""
 _OBJECTS_CHANGED = f"({SCHEMA}.objects() <> {SCHEMA}.expected() OR {_DATABASE_CHANGED})"
 # A column may have the name of a variable, and then it is meant.
 _COLUMNS_FIRST = "#variable_conflict use_column"

@@ -7,8 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from psycopg import errors
-
+from rag_factory.errors import RefusedError
 from rag_factory.testing.template import (
     TEMPLATE,
     WORKER,
@@ -108,7 +107,7 @@ def _drop(server: psycopg.Connection[Any], database: TestDatabase) -> bool:
         if len(held) < len(database.keys):
             return False
         drop(server, database.name)
-    except (errors.ObjectInUse, errors.InsufficientPrivilege):
+    except RefusedError:
         return False
     finally:
         unlock(server, *held)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 
 from rag_factory.database.driver import connect
-from rag_factory.errors import DatabaseMissingError, RagFactoryError
+from rag_factory.errors import DatabaseMissingError, RagFactoryError, RefusedError
 from rag_factory.testing import catalog
 from rag_factory.testing.template import (
     comment,
@@ -20,6 +21,7 @@ from rag_factory.testing.template import (
     is_stale,
     lock_key,
     read_mark,
+    try_lock,
     unlock,
     worker_name,
 )
@@ -85,10 +87,13 @@ class WorkerDatabase:
         _note_states(self.server, [self])
 
     def clone(self) -> str:
-        """Make a private clone; its name. It goes with `drop`, or when the slot is leased again."""
-        name = self.reserve()
-        create_clone(self.server, self.template, name)
-        return name
+        """Make a private clone; its name. It goes with `drop`, or with the checkout's next run."""
+        while True:
+            name = self.reserve()
+            # One of a killed run is still there when somebody is looking at it.
+            with suppress(errors.DuplicateDatabase):
+                create_clone(self.server, self.template, name)
+                return name
 
     def reserve(self) -> str:
         """A name for a database that is made some other way, and goes like a clone."""
@@ -156,6 +161,7 @@ def lease_many(
     while len(slots) < number:
         slots += _take_slots(server, place, checkout, first_slot, number - len(slots))
         first_slot += number
+    _drop_orphans(server, slots)
     databases = [WorkerDatabase(place, template, slot.name, "kept", server, slot.ticket) for slot in slots]
     rest = [pair for pair in zip(databases, slots, strict=True) if not pair[1].keeps(template)]
     if len(rest) == 1:
@@ -224,28 +230,32 @@ _SURROUNDINGS = """
 _STATE = f"d.oid::bigint, {_VISITS.format(oid='d.oid')}, {_SURROUNDINGS}"
 _TAKE_SLOTS = f"""
     SELECT slot, shobj_description(d.oid, 'pg_database'),
-           EXISTS (SELECT FROM pg_database WHERE starts_with(datname, name || '_f')), {_STATE}
+           ARRAY(SELECT datname FROM pg_database WHERE datname ~ %s), {_STATE}
     FROM unnest(%s::int[], %s::text[], %s::bigint[]) AS slots (slot, name, key)
     CROSS JOIN pg_try_advisory_lock(key) AS free LEFT JOIN pg_database AS d ON d.datname = name
     WHERE free
 """
 _READ_STATES = f"SELECT d.datname, {_STATE} FROM pg_database AS d WHERE d.datname = ANY (%s)"
-_LEFTOVERS = "SELECT datname FROM pg_database WHERE datname ~ ('^' || %s || '_f[0-9]+$')"
 
 
 @dataclass(frozen=True)
 class _Slot:
     """A place for a worker database, leased.
 
-    ticket: for the database that is there. mark: of that from an earlier run. leftovers: whether there are
-    private clones of a killed run as well. surroundings: what is set for the database from outside.
+    ticket: for the database that is there. mark: of that from an earlier run. clones: all private ones of
+    this checkout, in any slot. surroundings: what is set for the database from outside.
     """
 
     name: str
     ticket: Ticket
     mark: dict[str, Any]
-    leftovers: bool
+    clones: Sequence[str]
     surroundings: str
+
+    @property
+    def leftovers(self) -> list[str]:
+        """The private clones that a killed run has left in this slot."""
+        return [clone for clone in self.clones if _worker_of(clone) == self.name]
 
     def keeps(self, template: Template) -> bool:
         """Whether its database is as the template, with nothing to do: nobody has been in it since."""
@@ -264,11 +274,33 @@ def _take_slots(
     """Lease those that are free among so many slots."""
     numbers = list(range(first, first + number))
     names = [worker_name(place, checkout, slot) for slot in numbers]
-    rows = _rows(server, _TAKE_SLOTS, (numbers, names, [lock_key(name) for name in names]))
+    clones = f"^{worker_name(place, checkout, 0)[:-1]}[0-9]+_f[0-9]+$"
+    rows = _rows(server, _TAKE_SLOTS, (clones, numbers, names, [lock_key(name) for name in names]))
     return [
-        _Slot(names[slot - first], Ticket(slot, oid or 0, visits), read_mark(mark), leftovers, surroundings)
-        for slot, mark, leftovers, oid, visits, surroundings in sorted(rows, key=lambda row: row[0])
+        _Slot(names[slot - first], Ticket(slot, oid or 0, visits), read_mark(mark), found, surroundings)
+        for slot, mark, found, oid, visits, surroundings in sorted(rows, key=lambda row: row[0])
     ]
+
+
+def _drop_orphans(server: psycopg.Connection[Any], slots: Sequence[_Slot]) -> None:
+    """Drop the private clones that a killed run has left in slots that nobody has taken since."""
+    taken = {slot.name for slot in slots}
+    for clone in {clone for slot in slots for clone in slot.clones}:
+        worker = _worker_of(clone)
+        if worker not in taken and try_lock(server, lock_key(worker)):
+            _drop_leftover(server, clone)
+            unlock(server, lock_key(worker))
+
+
+def _drop_leftover(server: psycopg.Connection[Any], clone: str) -> None:
+    """Drop it, unless somebody is looking at it who may not be sent away."""
+    with suppress(RefusedError):
+        drop(server, clone)
+
+
+def _worker_of(clone: str) -> str:
+    """The worker database that a private clone has its name from."""
+    return clone.rpartition("_f")[0]
 
 
 def _make_all_ready(server: psycopg.Connection[Any], leased: Iterable[tuple[WorkerDatabase, _Slot]]) -> None:
@@ -277,9 +309,8 @@ def _make_all_ready(server: psycopg.Connection[Any], leased: Iterable[tuple[Work
     server: a session that nobody else uses meanwhile.
     """
     for database, slot in leased:
-        if slot.leftovers:
-            for (leftover,) in _rows(server, _LEFTOVERS, (slot.name,)):
-                drop(server, leftover)
+        for leftover in slot.leftovers:
+            _drop_leftover(server, leftover)
         if slot.mark.get("template") != database.template.name or not _unchanged(database):
             database.origin = "cloned"
             if slot.ticket.oid:

@@ -26,6 +26,24 @@ FORGETFUL = {
     "full_page_writes": "off",
     "max_connections": "200",
 }
+# Of libpq's variables, those that say where a server is and how to get in, besides those that a URL has words
+# for; with libpq's own words for them.
+_LIBPQ = {
+    "PGHOSTADDR": "hostaddr",
+    "PGPASSFILE": "passfile",
+    "PGSERVICE": "service",
+    "PGREQUIREAUTH": "require_auth",
+    "PGCHANNELBINDING": "channel_binding",
+    "PGGSSENCMODE": "gssencmode",
+    "PGKRBSRVNAME": "krbsrvname",
+    "PGSSLMODE": "sslmode",
+    "PGSSLCERT": "sslcert",
+    "PGSSLKEY": "sslkey",
+    "PGSSLROOTCERT": "sslrootcert",
+    "PGSSLCRL": "sslcrl",
+    "PGSSLCRLDIR": "sslcrldir",
+    "PGSSLNEGOTIATION": "sslnegotiation",
+}
 # Longer bases would leave no room for what names are made of: 63 bytes is PostgreSQL's limit.
 BASE_LIMIT = 24
 
@@ -111,20 +129,25 @@ def embedded_test_server(config: Settings) -> EmbeddedServer:
     )
 
 
-def checkout_id(root: Path) -> str:
-    """Eight characters that tell this checkout from others on the same server."""
-    return hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]
+def checkout_id(root: Path, place: Place) -> str:
+    """Eight characters that tell this checkout from others on the same server, and its role from others.
+
+    Nobody may drop, or clone, what belongs to another role.
+    """
+    return hashlib.sha256(f"{root.resolve()} {place.url.user}".encode()).hexdigest()[:8]
 
 
 def _complete(url: DatabaseUrl, environment: Mapping[str, str]) -> DatabaseUrl:
     """Write into the URL what libpq would take from its own variables: tests don't see those."""
     port = environment.get("PGPORT", "")
+    more = {option: environment[name] for name, option in _LIBPQ.items() if environment.get(name)}
     return replace(
         url,
         host=url.host or environment.get("PGHOST", ""),
         port=url.port or (int(port) if port.isdigit() else None),
         user=url.user or environment.get("PGUSER", ""),
         password=url.password or environment.get("PGPASSWORD", ""),
+        options=more | dict(url.options),
     )
 
 

@@ -71,7 +71,7 @@ class Run:
             template = Template(**self.template)
             given = self.number < len(self.tickets)
             ticket = Ticket(*self.tickets[self.number]) if given else Ticket(self.number)
-            database = lease(self.keeper, place, template, checkout_id(self.root), ticket)
+            database = lease(self.keeper, place, template, checkout_id(self.root, place), ticket)
         self.url = database.url.plain
         return database
 
@@ -221,7 +221,7 @@ def _prepare(run: Run, config: Settings, workers: int, environment: Mapping[str,
         run.builder = Builder(Job(str(run.root), run.place, name, facts.strategy, workers))
         run.header = f"databases: {run.where} is being built"
         return
-    run.leased = list(lease_many(server, place, template, checkout_id(run.root), workers))
+    run.leased = list(lease_many(server, place, template, checkout_id(run.root, place), workers))
     run.tickets = [tuple(database.ticket) for database in run.leased]
     run.template = template.as_data()
     run.say(say_origins(template, run.leased), time.time())

@@ -6,16 +6,16 @@ import hashlib
 import json
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, LiteralString
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 
-from rag_factory.errors import LockedError, SettingsError
+from rag_factory.errors import LockedError, RefusedError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,13 +36,43 @@ FORM = "11"
 TEMPLATE, WORKER = "ragt", "ragw"
 ENGINE = Path(__file__).resolve().parent.parent
 # What of the engine a template is made by. Its version tells that too, but not in a checkout of it.
-ENGINE_FILES = ("migrate/*.py", "testing/build.py", "testing/catalog.py", "testing/template.py")
+ENGINE_FILES = (
+    "migrate/*.py",
+    "migrate/operations/*.py",
+    "testing/build.py",
+    "testing/catalog.py",
+    "testing/template.py",
+)
 _FACTS = """
     SELECT current_setting('server_version'), current_setting('fsync'),
            CASE WHEN cardinality(%(extensions)s::text[]) > 0 THEN
            (SELECT string_agg(name || ' ' || default_version, ', ' ORDER BY name)
-            FROM pg_available_extensions WHERE name = ANY (%(extensions)s)) END, pg_backend_pid()
+            FROM pg_available_extensions WHERE name = ANY (%(extensions)s)) END,
+           current_user, pg_backend_pid()
 """
+# What keeps a database from being dropped, and how it is ended: prepared transactions, subscriptions, slots.
+_HOLDS: tuple[tuple[str, type[sql.Literal | sql.Identifier], tuple[LiteralString, ...]], ...] = (
+    (
+        "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()",
+        sql.Literal,
+        ("ROLLBACK PREPARED {}",),
+    ),
+    (
+        """SELECT subname FROM pg_subscription JOIN pg_database AS d ON d.oid = subdbid
+           WHERE datname = current_database()""",
+        sql.Identifier,
+        (
+            "ALTER SUBSCRIPTION {} DISABLE",
+            "ALTER SUBSCRIPTION {} SET (slot_name = NONE)",
+            "DROP SUBSCRIPTION {}",
+        ),
+    ),
+    (
+        "SELECT slot_name FROM pg_replication_slots WHERE database = current_database()",
+        sql.Literal,
+        ("SELECT pg_drop_replication_slot({})",),
+    ),
+)
 _MARK = """
     SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s AND NOT datallowconn
 """
@@ -71,11 +101,15 @@ class Template:
 
 @dataclass(frozen=True)
 class ServerFacts:
-    """What the server says of itself. extensions: the versions it has of those that the project uses."""
+    """What the server says of itself. extensions: the versions it has of those that the project uses.
+
+    role: whose all becomes that is made.
+    """
 
     version: str
     strategy: str
     extensions: str
+    role: str
 
 
 def read_facts(
@@ -86,14 +120,14 @@ def read_facts(
     Raises NotReadyError: a pooler stands before it, where a lease would not last.
     """
     row = server.execute(_FACTS.encode(), {"extensions": list(project.extensions)}).fetchone()
-    full_version, fsync, extensions, pid = row or ("", "on", None, 0)
+    full_version, fsync, extensions, role, pid = row or ("", "on", None, "", 0)
     if pid != server.info.backend_pid:
         from rag_factory.migrate.pooler import refuse_pooler
 
         refuse_pooler(server, pid, url, connect_timeout_seconds)
     # Copying files takes two checkpoints: cheap where nothing is flushed to disk, dear elsewhere.
     strategy = "FILE_COPY" if fsync == "off" else "WAL_LOG"
-    return ServerFacts(full_version.split()[0], strategy, extensions or "")
+    return ServerFacts(full_version.split()[0], strategy, extensions or "", role)
 
 
 def template_key(project: Project, facts: ServerFacts) -> str:
@@ -103,7 +137,7 @@ def template_key(project: Project, facts: ServerFacts) -> str:
 
 def key_of(source: bytes, facts: ServerFacts) -> str:
     """The key of what `read_source` gives, on a server."""
-    said = f"{facts.version}\n{facts.extensions}\n".encode()
+    said = f"{facts.version}\n{facts.extensions}\n{facts.role}\n".encode()
     return hashlib.sha256(source + said).hexdigest()[:12]
 
 
@@ -205,8 +239,35 @@ def is_stale(mark: dict[str, Any]) -> bool:
 
 
 def drop(server: psycopg.Connection[Any], name: str) -> None:
-    """Drop a database, ending the sessions on it."""
-    server.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+    """Drop a database, ending the sessions on it and what else holds it.
+
+    Raises RefusedError: something does that this role may not end.
+    """
+    statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+    try:
+        try:
+            server.execute(statement)
+        except errors.ObjectInUse:
+            _free(server, name)
+            server.execute(statement)
+    except (errors.ObjectInUse, errors.InsufficientPrivilege) as error:
+        raise RefusedError(
+            f"The test database {name} can't be dropped: {error.diag.message_primary}.",
+            fix="End what uses it, then run the tests again.",
+        ) from error
+
+
+def _free(server: psycopg.Connection[Any], name: str) -> None:
+    """End what a test may have left that holds a database, as far as this role may."""
+    info = server.info
+    with (
+        suppress(psycopg.Error),
+        psycopg.connect(info.dsn, password=info.password, dbname=name, autocommit=True) as session,
+    ):
+        for query, quote, ends in _HOLDS:
+            for (held,) in session.execute(query.encode()).fetchall():
+                for end in ends:
+                    session.execute(sql.SQL(end).format(quote(held)))
 
 
 def lock_key(name: str) -> int:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from textwrap import dedent
 from typing import TYPE_CHECKING, Any
@@ -25,14 +25,20 @@ from rag_factory.database.sources import OLD_NAMES
 from rag_factory.database.url import DatabaseUrl
 from rag_factory.server import EmbeddedServer
 from rag_factory.testing.cleanup import describe
-from rag_factory.testing.place import checkout_id
+from rag_factory.testing.place import Place, checkout_id
 from tests.conftest import clean_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SETTINGS = {name.upper() for name in DatabaseConfig.model_fields} | OLD_NAMES.keys()
-FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "300"}
+FAST = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_connections": "300",
+    "max_prepared_transactions": "8",
+}
 MEMORY_DISK = Path("/dev/shm")
 PYPROJECT = """
 [tool.rag_factory]
@@ -187,7 +193,7 @@ class Checkout:
 
     @property
     def checkout_id(self) -> str:
-        return checkout_id(self.root)
+        return checkout_id(self.root, Place(self.url, self.base, embedded=False))
 
     def databases(self, pattern: str = "") -> set[str]:
         """The names of this base's databases, without the base, that match."""
@@ -285,3 +291,11 @@ def make_checkout(server: DatabaseUrl, disk: Path) -> Iterator[Callable[..., Che
 def checkout(make_checkout: Callable[..., Checkout]) -> Checkout:
     """A project with one table."""
     return make_checkout()
+
+
+@pytest.fixture(scope="session")
+def ordinary(server: DatabaseUrl) -> DatabaseUrl:
+    """The server, as a role that may create databases and nothing else."""
+    with psycopg.connect(server.with_database("postgres").plain, autocommit=True) as connection:
+        connection.execute("CREATE ROLE ordinary LOGIN CREATEDB")
+    return replace(server, user="ordinary")

@@ -28,6 +28,7 @@ OBJECTS = {
     "a language": "CREATE LANGUAGE other HANDLER pg_catalog.plpgsql_call_handler",
     "a wrapper": "CREATE FOREIGN DATA WRAPPER wrapper",
     "a member of an extension": "ALTER EXTENSION plpgsql ADD TABLE published",
+    "a subscription": "CREATE SUBSCRIPTION made CONNECTION 'dbname=x' PUBLICATION p WITH (connect = false)",
     "a large object": "SELECT lo_put(4242, 0, 'changed')",
     "a setting": of_database("ALTER DATABASE %I SET work_mem = ''77MB''"),
     "a setting of a role": of_database("ALTER ROLE CURRENT_USER IN DATABASE %I SET work_mem = ''77MB''"),

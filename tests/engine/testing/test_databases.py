@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
 
+    from rag_factory.database.url import DatabaseUrl
     from tests.engine.testing.conftest import Checkout
 
 SCHEMA = f"""
@@ -218,6 +219,93 @@ def test_a_killed_controller_leaves_nothing_but_what_is_kept(checkout: Checkout)
     wait_until(lambda: not checkout.leased(), "the lease to end")
     checkout.pytest("-n", "1").assert_passed(1)
     assert checkout.databases() == before | {checkout.worker(1)}
+
+
+def test_what_a_killed_run_left_in_any_slot_is_dropped(checkout: Checkout) -> None:
+    checkout.write_test(SLOW)
+    checkout.pytest("-n", "3", "--dist", "each").assert_passed()
+    before = checkout.databases()
+    # As a kill -9 of three workers in the midst of their tests leaves them.
+    with checkout.connect() as server:
+        for slot in range(1, 3):
+            for number in (0, 12):
+                server.execute(f"CREATE DATABASE {checkout.base}_{checkout.worker(slot)}_f{number}".encode())
+    checkout.pytest().assert_passed(1)
+    assert checkout.databases() == before
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        """
+            connection.execute(text("CREATE SUBSCRIPTION made CONNECTION 'dbname=x' PUBLICATION p "
+                                    "WITH (connect = false)"))
+            connection.execute(text("COMMIT"))
+        """,
+        """
+            connection.execute(text("PREPARE TRANSACTION 'made in a test'"))
+        """,
+    ],
+    ids=["subscription", "prepared transaction"],
+)
+def test_what_a_test_leaves_elsewhere_does_not_hold_its_database(checkout: Checkout, leave: str) -> None:
+    checkout.write_test(f"""
+    def test_private(fresh_database):
+        with fresh_database.connect() as connection:
+            connection.execute(text("INSERT INTO item (name) VALUES ('x')"))
+            {leave}
+
+    def test_shared(db_engine):
+        with db_engine.connect() as connection:
+            connection.execute(text("INSERT INTO item (name) VALUES ('y')"))
+            {leave}
+
+    def test_after(db_connection):
+        assert db_connection.execute(text("SELECT count(*) FROM item")).scalar() == 0
+    """)
+    checkout.pytest("-k", "private").assert_passed(1)
+    assert checkout.databases(r"_f\d+$") == set()
+    checkout.pytest("-k", "shared")
+    with checkout.connect(checkout.worker()) as database:
+        database.execute("CREATE TABLE other (id int)")
+    checkout.pytest("-k", "after").assert_passed(1)
+    with checkout.connect() as server:
+        for holds in ("pg_prepared_xacts", "pg_subscription"):
+            assert server.execute(f"SELECT count(*) FROM {holds}".encode()).fetchone() == (0,)
+
+
+def test_a_database_that_another_role_is_looking_at_is_told(
+    make_checkout: Callable[..., Checkout], ordinary: DatabaseUrl, server: DatabaseUrl
+) -> None:
+    checkout = make_checkout(server=ordinary)
+    checkout.write_test("def test_it(db_connection):\n    pass\n")
+    checkout.pytest().assert_passed(1)
+    name = f"{checkout.base}_{checkout.worker()}"
+    with psycopg.connect(server.with_database(name).plain, autocommit=True) as looking:
+        looking.execute("INSERT INTO item (name) VALUES ('x')")
+        result = checkout.pytest()
+        assert f"The test database {name} can't be dropped: permission denied" in result.header
+        assert "End what uses it" in result.header
+    checkout.pytest().assert_passed(1)
+
+
+def test_each_role_has_databases_of_its_own(
+    make_checkout: Callable[..., Checkout], ordinary: DatabaseUrl
+) -> None:
+    checkout = make_checkout()
+    checkout.write_test("""
+    def test_it(committing_database, fresh_database):
+        with committing_database.begin() as connection:
+            connection.execute(text("INSERT INTO item (name) VALUES ('x')"))
+    """)
+    checkout.pytest().assert_passed(1)
+    before = checkout.databases()
+    url = ordinary.with_database(checkout.base).plain
+    checkout.pytest(TEST_DATABASE_URL=url).assert_passed(1)
+    assert len(checkout.databases() - before) == 2
+    again = checkout.pytest()
+    again.assert_passed(1)
+    assert "1 kept" in again.header
 
 
 def start_waiting(checkout: Checkout, *arguments: str) -> tuple[subprocess.Popen[str], int]:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
-
-import psycopg
-import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,14 +77,6 @@ def test_after(committing_database):
         connection.execute(text("INSERT INTO kind (name) VALUES ('next')"))
         assert connection.execute(text("SELECT id, big FROM kind WHERE name = 'next'")).one() == (3, "NEXT")
 """
-
-
-@pytest.fixture(scope="module")
-def ordinary(server: DatabaseUrl) -> DatabaseUrl:
-    """The server, as a role that may create databases and nothing else."""
-    with psycopg.connect(server.with_database("postgres").plain, autocommit=True) as connection:
-        connection.execute("CREATE ROLE ordinary LOGIN CREATEDB")
-    return replace(server, user="ordinary")
 
 
 def test_committed_changes_are_put_back(checkout: Checkout) -> None:

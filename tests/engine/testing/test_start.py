@@ -113,6 +113,14 @@ def test_no_setting_of_the_application_reaches_a_test(checkout: Checkout) -> Non
     checkout.pytest("-n", "2", **application).assert_passed(4)
 
 
+def test_what_libpq_is_told_of_the_server_counts(checkout: Checkout) -> None:
+    checkout.write_test(DATABASE)
+    # This server asks for no password, and so isn't the one that is meant.
+    refused = checkout.pytest(PGREQUIREAUTH="scram-sha-256")
+    assert refused.code == 1
+    assert "scram-sha-256" in refused.header
+
+
 def test_a_build_does_without_what_validates_settings() -> None:
     code = "import rag_factory.testing.build, rag_factory.migrate.work, sys; print('pydantic' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

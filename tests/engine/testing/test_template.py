@@ -43,7 +43,7 @@ with create_engine(url).connect() as connection:
         context.run_migrations()
 """
 GATE = 4711
-FACTS = ServerFacts("18.6", "FILE_COPY", "vector 0.8.6")
+FACTS = ServerFacts("18.6", "FILE_COPY", "vector 0.8.6", "me")
 
 
 def test_eight_runs_at_once_build_one_template(checkout: Checkout) -> None:
