@@ -20,6 +20,7 @@ from rag_factory.database.config import DatabaseConfig
 from rag_factory.database.sources import OLD_NAMES
 from rag_factory.database.url import DatabaseUrl
 from rag_factory.server import EmbeddedServer
+from rag_factory.testing.fixtures import RUN  # [engine]
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -85,9 +86,17 @@ class CommandLine:
         )
 
 
+def skip_without_databases(config: pytest.Config) -> None:
+    """Skip what has a server of its own too when the tests that need a database don't run."""
+    off = config.stash[RUN].off
+    if "db" in off:
+        pytest.skip(off["db"])
+
+
 @pytest.fixture(scope="session")
-def public_folder() -> Iterator[Path]:
-    """A folder that every account can reach, as pytest's own is not: the server of root runs as another."""
+def public_folder(pytestconfig: pytest.Config) -> Iterator[Path]:
+    """A folder for a server, which every account can reach: the server of root runs as another."""
+    skip_without_databases(pytestconfig)
     folder = Path(tempfile.mkdtemp(prefix="rag-factory-tests-"))
     folder.chmod(0o755)
     yield folder

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from rag_factory.testing.shards import Shard
 
 DURATIONS = Path("tests/durations.json")
+# The same in pytest's cache.
+CACHE = "rag_factory/durations"
 # A worker is worth its start when there is this much to do for each.
 SECONDS_PER_WORKER = 4.0
 # What pytest is asked when it shows something rather than runs tests.
@@ -45,7 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--store-durations",
         action="store_true",
-        help=f"write how long each test took to {DURATIONS}, which balances shards and chooses workers",
+        help=f"write to {DURATIONS} how long each test took, which balances shards; else the cache keeps it",
     )
 
 
@@ -68,8 +71,8 @@ def pytest_configure(config: pytest.Config) -> None:
             config.stash[RUN] = Run.from_data(config.rootpath, given["rag_factory"])
     else:
         _begin(config, patch)
-        if config.getoption("--store-durations"):
-            config.pluginmanager.register(_Recorder(config.rootpath / DURATIONS))
+        if not _only_looks(config):
+            config.pluginmanager.register(_Recorder(config))
     if RUN in config.stash and "db" in config.stash[RUN].off:
         from rag_factory.testing.sockets import close_sockets
 
@@ -110,12 +113,20 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """With `-n auto`: one process for a suite that takes seconds, at most one for each processor."""
-    from rag_factory.testing.shards import read_durations
+    """With `-n auto`: one process for tests that take seconds, at most one for each processor.
 
-    seconds = sum(read_durations(config.rootpath / DURATIONS).values())
+    What they took before counts: those that were named on the command line, or a part for a shard of them.
+    """
+    from rag_factory.testing.shards import read_durations, starts_with
+
+    known = read_durations(config.rootpath / DURATIONS) | read_durations(_cache_file(config))
+    chosen = [_id_of(config, each) for each in config.args]
+    seconds = sum(took for test, took in known.items() if any(starts_with(test, each) for each in chosen))
     if not seconds:
         return None
+    with suppress(RagFactoryError):  # a wrong one is told when the run begins
+        shard = _read_shard(config)
+        seconds /= shard.total if shard else 1
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(processors, int(seconds / SECONDS_PER_WORKER))
     return workers if workers > 1 else 0
@@ -241,8 +252,8 @@ class _Announcer:
 class _Recorder:
     """Adds up what each test took: its set-up, itself, and what follows it."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
         self._seconds: dict[str, float] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -251,11 +262,17 @@ class _Recorder:
             self._seconds[report.nodeid] = self._seconds.get(report.nodeid, 0.0) + report.duration
 
     def pytest_sessionfinish(self) -> None:
-        """Write them over those of earlier runs."""
+        """Write them over those of earlier runs: for all machines, or for this one."""
+        if not self._seconds:
+            return
         from rag_factory.testing.shards import read_durations, write_durations
 
-        if self._seconds:
-            write_durations(self._path, read_durations(self._path) | self._seconds)
+        if self._config.getoption("--store-durations"):
+            path = self._config.rootpath / DURATIONS
+            write_durations(path, read_durations(path) | self._seconds)
+        elif self._config.pluginmanager.hasplugin("cacheprovider"):
+            before = read_durations(_cache_file(self._config))
+            self._config.cache.set(CACHE, before | self._seconds)
 
 
 def _begin(config: pytest.Config, patch: pytest.MonkeyPatch) -> None:
@@ -271,6 +288,20 @@ def _begin(config: pytest.Config, patch: pytest.MonkeyPatch) -> None:
     _hide_settings(patch)
     if settings is not None:
         config.stash[RUN] = begin_run(settings, _count_workers(config), environment)
+
+
+def _cache_file(config: pytest.Config) -> Path:
+    """Where pytest's cache keeps what tests took; workers are counted before it can be asked."""
+    if not config.pluginmanager.hasplugin("cacheprovider"):
+        return Path(os.devnull)
+    return config.rootpath / str(config.getini("cache_dir")) / "v" / CACHE
+
+
+def _id_of(config: pytest.Config, argument: str) -> str:
+    """What the ids of the tests begin with that an argument of the command line names."""
+    path, colons, name = argument.partition("::")
+    folder = os.path.relpath(config.invocation_params.dir / path, config.rootpath).replace(os.sep, "/")
+    return "" if folder == "." else folder + colons + name
 
 
 def _count_workers(config: pytest.Config) -> int:

@@ -63,6 +63,13 @@ def assign(ids: Iterable[str], total: int, durations: Mapping[str, float]) -> di
     return shards
 
 
+def starts_with(test: str, chosen: str) -> bool:
+    """Whether a test is the one that is chosen, or in the folder, file or class."""
+    return test.startswith(chosen) and (
+        not chosen or test[len(chosen) : len(chosen) + 1] in ("", "/", ":", "[")
+    )
+
+
 def read_durations(path: Path) -> dict[str, float]:
     """Read recorded durations; a file that is missing or broken holds none."""
     try:

@@ -32,6 +32,7 @@ def close_sockets(patch: pytest.MonkeyPatch, reason: str) -> None:
 
     patch.setattr(socket.socket, "connect", refuse)
     patch.setattr(socket.socket, "connect_ex", refuse)
+    patch.setattr(socket.socket, "sendto", refuse)
     # psycopg's sockets are libpq's, not Python's. Importing it only to close it would cost each start 0.1 s.
     if "psycopg" in sys.modules:
         close_driver(sys.modules["psycopg"])

@@ -22,6 +22,7 @@ import rag_factory
 from rag_factory.errors import RagFactoryError
 from rag_factory.server import EmbeddedServer, ServerAddress
 from rag_factory.server.location import STATE_FOLDER, digest
+from tests.conftest import skip_without_databases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -87,13 +88,16 @@ class Servers:
 
 
 @pytest.fixture(scope="session")
-def stopped_home() -> Iterator[Path]:
+def stopped_home(pytestconfig: pytest.Config) -> Iterator[Path]:
+    skip_without_databases(pytestconfig)
     made = Servers()
-    server = made.make()
-    server.ensure_running()
-    server.stop()
-    yield server.status().data_folder.parent
-    made.end()
+    try:
+        server = made.make()
+        server.ensure_running()
+        server.stop()
+        yield server.status().data_folder.parent
+    finally:
+        made.end()
 
 
 @pytest.fixture
@@ -104,8 +108,9 @@ def servers(stopped_home: Path) -> Iterator[Servers]:
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[EmbeddedServer]:
+def running(pytestconfig: pytest.Config) -> Iterator[EmbeddedServer]:
     """One server for the tests of a module that change nothing about it."""
+    skip_without_databases(pytestconfig)
     made = Servers()
     server = made.make(settings={})
     server.ensure_running()

@@ -12,10 +12,15 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from rag_factory.database.config import DatabaseConfig
+from rag_factory.database.url import DatabaseUrl
+from rag_factory.migrate.target import embedded_server
+from rag_factory.testing.place import embedded_test_server
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rag_factory.database.url import DatabaseUrl
+    from rag_factory.server import EmbeddedServer
     from tests.conftest import CommandLine
 
 
@@ -54,6 +59,36 @@ def test_databases_are_prepared_listed_and_cleaned(cli: CommandLine, base: Datab
     assert cleaned.stderr.count("dropped") == 3, cleaned.stderr
     assert databases(base) == []
     assert "nothing to clean" in cli.invoke("test.clean").stderr
+
+
+def test_the_embedded_server_is_the_tests_own_and_is_stopped(
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("APP_ENV")
+    own = replace(cli, environment={})
+    config = DatabaseConfig.load(own.root)
+    tests, development = embedded_test_server(config), embedded_server(config)
+
+    def fsync(server: EmbeddedServer) -> object:
+        address = server.ensure_running()
+        url = DatabaseUrl(host=address.host, port=address.port, user=address.user, database="postgres")
+        with psycopg.connect(url.plain) as session:
+            return session.execute("SHOW fsync").fetchone()
+
+    try:
+        for task in ("test.prepare", "db.create"):
+            done = own.invoke(task)
+            assert done.returncode == 0, done.stderr
+        assert fsync(tests) == ("off",)
+        assert fsync(development) == ("on",)
+        stopped = own.invoke("test.stop")
+        assert stopped.returncode == 0, stopped.stderr
+        assert tests.status().state != "running"
+        assert development.status().state == "running"
+        assert "cached, 1 kept" in own.invoke("test.prepare", "--workers", "1").stderr
+    finally:
+        tests.stop()
+        development.stop()
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from rag_factory.database.url import DatabaseUrl
 from rag_factory.server import EmbeddedServer
 from rag_factory.testing.cleanup import describe
 from rag_factory.testing.place import Place, checkout_id
-from tests.conftest import clean_environment
+from tests.conftest import clean_environment, skip_without_databases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -256,8 +256,9 @@ def disk() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def server(disk: Path) -> Iterator[DatabaseUrl]:
+def server(pytestconfig: pytest.Config, disk: Path) -> Iterator[DatabaseUrl]:
     """A server for this worker; the URL names no database."""
+    skip_without_databases(pytestconfig)
     embedded = EmbeddedServer(disk / "server", settings=FAST)
     address = embedded.ensure_running()
     yield DatabaseUrl(host=address.host, port=address.port, user=address.user)

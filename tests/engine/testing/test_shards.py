@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rag_factory.errors import UsageError
-from rag_factory.testing.shards import Shard, assign, read_durations, write_durations
+from rag_factory.testing.shards import Shard, assign, read_durations, starts_with, write_durations
+from tests.engine.testing.conftest import PYPROJECT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,5 +131,33 @@ def test_durations_are_stored_and_choose_the_workers(checkout: Checkout) -> None
 
     assert "workers" not in checkout.pytest("-n", "auto").output  # 2.5 s are not worth one
     write_durations(path, stored | {"tests/test_other.py::test_kept": 100.0})
+    several = len(os.sched_getaffinity(0)) > 1
     many = checkout.pytest("-n", "auto", "--maxprocesses", "2").output
-    assert ("2 workers" in many) == (len(os.sched_getaffinity(0)) > 1), many
+    assert ("2 workers" in many) == several, many
+    # Of what takes long, neither a part nor another file is.
+    for few in (["--shard", "1/40"], ["tests/test_it.py"]):
+        assert "workers" not in checkout.pytest("-n", "auto", *few).output
+
+
+def test_the_last_run_chooses_the_workers(checkout: Checkout) -> None:
+    checkout.write("pyproject.toml", PYPROJECT.replace('"no:cacheprovider"', '"no:stepwise"'))
+    checkout.write_test(NUMBERED)
+    checkout.environment["RUN_DB_TESTS"] = "false"
+    several = len(os.sched_getaffinity(0)) > 1
+    # Nothing is known yet.
+    assert ("2 workers" in checkout.pytest("-n", "auto", "--maxprocesses", "2").output) == several
+    assert "workers" not in checkout.pytest("-n", "auto").output
+    assert "workers" not in checkout.pytest("-n", "auto", "./tests/test_it.py::test_number").output
+    assert not (checkout.root / "tests/durations.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "is_in"),
+    [
+        ("", True), ("tests", True), ("tests/unit", True), ("tests/unit/test_it.py", True),
+        ("tests/unit/test_it.py::test_one", True), ("tests/unit/test_it.py::test_one[a]", True),
+        ("tests/uni", False), ("tests/unit/test_it.py::test_on", False), ("other", False),
+    ],
+)  # fmt: skip
+def test_a_test_is_in_what_is_chosen(chosen: str, *, is_in: bool) -> None:
+    assert starts_with("tests/unit/test_it.py::test_one[a]", chosen) == is_in

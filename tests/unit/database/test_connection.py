@@ -53,6 +53,7 @@ def test_missing_database_is_told_by_its_name(test_db_url: str) -> None:
         connect(url)
 
 
+@pytest.mark.db
 def test_silent_port_is_told_as_no_server() -> None:
     with pytest.raises(ServerError, match="No server answers at localhost:1"):
         connect(DatabaseUrl(host="localhost", port=1, database="app"))
