@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -81,7 +82,7 @@ def migrate_new_database(
     project = Project(root)
     # The defaults: neither the application's settings nor a test's have a say here.
     target = Target(url, PlainSettings(root))
-    with _as_application(url):
+    with _as_application(url), _logging_kept():
         # While the server copies files, Alembic is imported and the revisions are read.
         with ThreadPoolExecutor(1) as pool:
             creating = pool.submit(create_database_from, server, target, project, strategy)
@@ -96,6 +97,22 @@ def migrate_new_database(
                 creating.result()
         runner = Runner(target, project, history, keep_ledger=False, scripts=scripts, at_end=at_end)
         runner.upgrade(history.resolve(revision))
+
+
+@contextmanager
+def _logging_kept() -> Iterator[None]:
+    """Take back what an env.py does by `fileConfig`: it would silence the loggers of all later tests."""
+    root, manager = logging.getLogger(), logging.Logger.manager
+    level, handlers = root.level, root.handlers[:]
+    disabled = {name for name, logger in manager.loggerDict.items() if getattr(logger, "disabled", False)}
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = handlers
+        for name, logger in manager.loggerDict.items():
+            if isinstance(logger, logging.Logger):
+                logger.disabled = name in disabled
 
 
 @contextmanager

@@ -162,6 +162,33 @@ def test_migrated_to_gives_a_database_at_a_revision(checkout: Checkout) -> None:
     assert checkout.databases(r"_f\d+$") == set()
 
 
+def test_a_migration_in_a_test_leaves_logging_as_it_was(checkout: Checkout) -> None:
+    config = "[loggers]\nkeys = root\n[handlers]\nkeys =\n[formatters]\nkeys =\n[logger_root]\nhandlers =\n"
+    with (checkout.root / "alembic.ini").open("a") as ini:
+        ini.write(config)
+    env = (checkout.root / "migrations/env.py").read_text()
+    checkout.write(
+        "migrations/env.py",
+        "from logging.config import fileConfig\nfrom alembic import context\n"
+        f"fileConfig(context.config.config_file_name)\n{env}",
+    )
+    checkout.write_test("""
+    import logging
+
+    LOGGER = logging.getLogger("application")
+    SILENT = logging.getLogger("silent")
+    SILENT.disabled = True
+
+    @pytest.mark.parametrize("time", range(2))
+    def test_log(migrated_to, caplog, time):
+        migrated_to("head")
+        LOGGER.warning("heard")
+        SILENT.warning("not heard")
+        assert caplog.messages == ["heard"]
+    """)
+    checkout.pytest().assert_passed(2)
+
+
 def test_a_fixture_asked_for_late_sets_the_address(checkout: Checkout) -> None:
     checkout.write_test("""
     @pytest.mark.parametrize("name", ("db_connection", "committing_database", "fresh_database") * 2)

@@ -289,6 +289,18 @@ def test_names_and_settings_of_a_project_do_not_matter(checkout: Checkout) -> No
     assert "1 kept" in again.header
 
 
+def test_rows_that_can_not_be_deleted_are_cloned_again(checkout: Checkout) -> None:
+    checkout.write_revision("CREATE TABLE log (line text); CREATE PUBLICATION everything FOR ALL TABLES")
+    checkout.write_test("""
+    @pytest.mark.parametrize("time", range(2))
+    def test_log(committing_database, time):
+        with committing_database.begin() as connection:
+            assert connection.execute(text("SELECT count(*) FROM log")).scalar() == 0
+            connection.execute(text("INSERT INTO log VALUES ('a')"))
+    """)
+    checkout.pytest().assert_passed(2)
+
+
 def test_event_triggers_do_not_see_us(checkout: Checkout) -> None:
     checkout.write_revision("""
         CREATE TABLE log (id serial PRIMARY KEY, tag text);
