@@ -7,13 +7,15 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
+from select import POLLIN, poll
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import psycopg
 from psycopg import errors, sql
+from psycopg.pq import ConnStatus
 
 from rag_factory.database.driver import connect
-from rag_factory.errors import DatabaseMissingError, RagFactoryError, RefusedError
+from rag_factory.errors import DatabaseMissingError, LockedError, RagFactoryError, RefusedError
 from rag_factory.testing import catalog
 from rag_factory.testing.template import (
     comment,
@@ -78,8 +80,22 @@ class WorkerDatabase:
         """Its address."""
         return self.place.url_of(self.name)
 
+    def keep(self) -> None:
+        """Take the lease anew when its session was ended, as by a test that ends all that it finds.
+
+        Raises LockedError: another run has taken it meanwhile.
+        """
+        if has_ended(self.server):
+            self.server = open_keeper(self.place.url)
+            if not try_lock(self.server, lock_key(self.name)):
+                raise LockedError(
+                    f"The session that leased {self.name} was ended, and another run has leased it since.",
+                    fix="End no sessions but those of a test's own, then run the tests again.",
+                )
+
     def renew(self) -> None:
         """Clone it again: something was left in it that a rollback can't take back."""
+        self.keep()
         self.generation += 1
         self.proved = 0
         drop(self.server, self.name)
@@ -88,6 +104,7 @@ class WorkerDatabase:
 
     def clone(self) -> str:
         """Make a private clone; its name. It goes with `drop`, or with the checkout's next run."""
+        self.keep()
         while True:
             name = self.reserve()
             # One of a killed run is still there when somebody is looking at it.
@@ -101,10 +118,12 @@ class WorkerDatabase:
 
     def drop(self, name: str) -> None:
         """Drop a private clone."""
+        self.keep()
         drop(self.server, name)
 
     def close(self) -> None:
         """End the lease. The database stays for the next run, which need not look into it."""
+        self.keep()
         if self.proved:
             self._settle()
         unlock(self.server, lock_key(self.name))
@@ -127,6 +146,22 @@ def open_keeper(url: DatabaseUrl, connect_timeout_seconds: int = 10) -> psycopg.
     options = f"{url.options.get('options', '')} -c idle_session_timeout=0"
     patient = replace(url, options={**url.options, "options": options})
     return connect(patient, connect_timeout_seconds=connect_timeout_seconds)
+
+
+def has_ended(connection: psycopg.BaseConnection[Any]) -> bool:
+    """Whether the server has ended a session, also while nobody used it: then there is something to read."""
+    libpq = connection.pgconn
+    if libpq.status != ConnStatus.OK:
+        return True
+    waiting = poll()
+    waiting.register(libpq.socket, POLLIN)
+    try:
+        # First its farewell, then the end; or what was sent to a LISTEN.
+        while libpq.status == ConnStatus.OK and waiting.poll(0):
+            libpq.consume_input()
+    except psycopg.Error:
+        return True
+    return bool(libpq.status != ConnStatus.OK)
 
 
 def lease(

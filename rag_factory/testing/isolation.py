@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from select import POLLIN, poll
 from typing import TYPE_CHECKING, Any, cast
 
 from psycopg import AsyncConnection as AsyncDriver
@@ -17,7 +16,7 @@ from psycopg.errors import (
     ObjectNotInPrerequisiteState,
     error_from_result,
 )
-from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
+from psycopg.pq import ExecStatus, TransactionStatus
 from sqlalchemy import NullPool, create_engine, event
 from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -25,6 +24,7 @@ from sqlalchemy.orm import Session
 from rag_factory.database.driver import connect
 from rag_factory.errors import RagFactoryError
 from rag_factory.testing.catalog import OBJECTS, RESTORE, SCHEMA, has_graphs, prepare_restore, vacuum
+from rag_factory.testing.databases import has_ended
 from rag_factory.testing.processor import NearConnection
 from rag_factory.testing.savepoints import Savepoints, driver_of
 
@@ -101,6 +101,7 @@ class Held:
 
         unsent: what the server is to be told before.
         """
+        self.database.keep()
         before, connection = self._connection, self._open()
         if connection is not before:
             unsent = b""
@@ -207,7 +208,7 @@ class Held:
 
         Raises DisconnectionError: the server has ended it. The pool then gives another.
         """
-        if _has_ended(driver):
+        if has_ended(driver):
             raise DisconnectionError
         self._used.add(driver)
 
@@ -332,25 +333,9 @@ def _is_dead(connection: Connection | None, generation: int, database: WorkerDat
         connection is None
         or connection.closed
         or connection.invalidated
-        or _has_ended(driver_of(connection))
+        or has_ended(driver_of(connection))
         or generation != database.generation
     )
-
-
-def _has_ended(driver: Any) -> bool:
-    """Whether the server has ended a session, also while nobody used it: then there is something to read."""
-    libpq = driver.pgconn
-    if libpq.status != ConnStatus.OK:
-        return True
-    waiting = poll()
-    waiting.register(libpq.socket, POLLIN)
-    try:
-        # First its farewell, then the end; or what was sent to a LISTEN.
-        while libpq.status == ConnStatus.OK and waiting.poll(0):
-            libpq.consume_input()
-    except DriverError:
-        return True
-    return bool(libpq.status != ConnStatus.OK)
 
 
 def _close(connection: Connection) -> None:

@@ -400,6 +400,21 @@ def test_sessions_that_are_ended_hurt_no_test(checkout: Checkout) -> None:
         from sqlalchemy import NullPool, create_engine
         end(create_engine(test_db_url, poolclass=NullPool), "true")
 
+    def test_all_of_the_server_end(db_connection, db_engine):
+        with db_engine.connect() as other:
+            other.execute(text(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                "WHERE datname = 'postgres' AND query LIKE '%advisory%'"
+            ))
+
+    def test_a_clone_after_that(fresh_database, db_engine):
+        keys = text(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = 'postgres')"
+        )
+        with db_engine.connect() as other:
+            assert other.execute(keys).scalar() >= 1
+
     def test_committing_at_last(committing_database):
         with committing_database.begin() as connection:
             assert connection.execute(COUNT).scalar() == 0
@@ -409,7 +424,7 @@ def test_sessions_that_are_ended_hurt_no_test(checkout: Checkout) -> None:
         assert (await async_db_connection.execute(COUNT)).scalar() == 0
     """
     )
-    checkout.pytest("-W", "default").assert_passed(11)
+    checkout.pytest("-W", "default").assert_passed(13)
 
 
 def test_nothing_on_a_connection_reaches_the_next_test(checkout: Checkout) -> None:
