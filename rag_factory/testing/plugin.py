@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from rag_factory.testing.shards import Shard
 
 DURATIONS = Path("tests/durations.json")
-# The same in pytest's cache.
-CACHE = "rag_factory/durations"
+# In pytest's cache, the seconds that the tests of a command line took.
+CACHE = "rag_factory/seconds"
 # A worker is worth its start when there is this much to do for each.
 SECONDS_PER_WORKER = 4.0
 # What pytest is asked when it shows something rather than runs tests.
@@ -48,7 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--store-durations",
         action="store_true",
-        help=f"write to {DURATIONS} how long each test took, which balances shards; else the cache keeps it",
+        help=f"write how long each test took to {DURATIONS}, which balances shards and chooses workers",
     )
 
 
@@ -115,18 +115,20 @@ def pytest_configure_node(node: Any) -> None:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """With `-n auto`: one process for tests that take seconds, at most one for each processor.
 
-    What they took before counts: those that were named on the command line, or a part for a shard of them.
+    What they took before counts: the same command line, or each of those that it names.
     """
     from rag_factory.testing.shards import read_durations, starts_with
 
-    known = read_durations(config.rootpath / DURATIONS) | read_durations(_cache_file(config))
-    chosen = [_id_of(config, each) for each in config.args]
-    seconds = sum(took for test, took in known.items() if any(starts_with(test, each) for each in chosen))
+    seconds = read_durations(_cache_file(config)).get(_command_line(config), 0.0)
+    if not seconds:
+        durations = read_durations(config.rootpath / DURATIONS).items()
+        named = _named(config)
+        seconds = sum(took for test, took in durations if any(starts_with(test, each) for each in named))
+        with suppress(RagFactoryError):  # a wrong one is told when the run begins
+            shard = _read_shard(config)
+            seconds /= shard.total if shard else 1
     if not seconds:
         return None
-    with suppress(RagFactoryError):  # a wrong one is told when the run begins
-        shard = _read_shard(config)
-        seconds /= shard.total if shard else 1
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(processors, int(seconds / SECONDS_PER_WORKER))
     return workers if workers > 1 else 0
@@ -261,18 +263,21 @@ class _Recorder:
         if not report.skipped:
             self._seconds[report.nodeid] = self._seconds.get(report.nodeid, 0.0) + report.duration
 
-    def pytest_sessionfinish(self) -> None:
-        """Write them over those of earlier runs: for all machines, or for this one."""
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Write them over those of earlier runs, and for this machine what the whole run took."""
         if not self._seconds:
             return
         from rag_factory.testing.shards import read_durations, write_durations
 
-        if self._config.getoption("--store-durations"):
-            path = self._config.rootpath / DURATIONS
+        config = self._config
+        if config.getoption("--store-durations"):
+            path = config.rootpath / DURATIONS
             write_durations(path, read_durations(path) | self._seconds)
-        elif self._config.pluginmanager.hasplugin("cacheprovider"):
-            before = read_durations(_cache_file(self._config))
-            self._config.cache.set(CACHE, before | self._seconds)
+        ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        whole = ended and not (session.shouldstop or session.shouldfail)
+        if whole and config.pluginmanager.hasplugin("cacheprovider"):
+            took = {_command_line(config): round(sum(self._seconds.values()), 3)}
+            config.cache.set(CACHE, read_durations(_cache_file(config)) | took)
 
 
 def _begin(config: pytest.Config, patch: pytest.MonkeyPatch) -> None:
@@ -291,17 +296,26 @@ def _begin(config: pytest.Config, patch: pytest.MonkeyPatch) -> None:
 
 
 def _cache_file(config: pytest.Config) -> Path:
-    """Where pytest's cache keeps what tests took; workers are counted before it can be asked."""
+    """Where pytest's cache keeps what runs took; workers are counted before it can be asked."""
     if not config.pluginmanager.hasplugin("cacheprovider"):
         return Path(os.devnull)
     return config.rootpath / str(config.getini("cache_dir")) / "v" / CACHE
 
 
-def _id_of(config: pytest.Config, argument: str) -> str:
-    """What the ids of the tests begin with that an argument of the command line names."""
-    path, colons, name = argument.partition("::")
-    folder = os.path.relpath(config.invocation_params.dir / path, config.rootpath).replace(os.sep, "/")
-    return "" if folder == "." else folder + colons + name
+def _command_line(config: pytest.Config) -> str:
+    """What chooses the tests of this run, in one line."""
+    chosen = [config.getoption(name, None) for name in ("keyword", "markexpr", "--shard", "lf", "deselect")]
+    return " ".join(map(str, [*sorted(_named(config)), *chosen]))
+
+
+def _named(config: pytest.Config) -> list[str]:
+    """What the ids of the tests begin with that the command line names."""
+    named = []
+    for argument in config.args:
+        path, colons, name = argument.partition("::")
+        folder = os.path.relpath(config.invocation_params.dir / path, config.rootpath).replace(os.sep, "/")
+        named.append("" if folder == "." else folder + colons + name)
+    return named
 
 
 def _count_workers(config: pytest.Config) -> int:

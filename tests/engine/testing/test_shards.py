@@ -144,10 +144,12 @@ def test_the_last_run_chooses_the_workers(checkout: Checkout) -> None:
     checkout.write_test(NUMBERED)
     checkout.environment["RUN_DB_TESTS"] = "false"
     several = len(os.sched_getaffinity(0)) > 1
-    # Nothing is known yet.
-    assert ("2 workers" in checkout.pytest("-n", "auto", "--maxprocesses", "2").output) == several
-    assert "workers" not in checkout.pytest("-n", "auto").output
-    assert "workers" not in checkout.pytest("-n", "auto", "./tests/test_it.py::test_number").output
+    # Of each command line nothing is known at first.
+    for arguments in ([], ["tests/test_it.py"], ["-k", "number"]):
+        first = checkout.pytest("-n", "auto", "--maxprocesses", "2", *arguments)
+        assert ("2 workers" in first.output) == several
+        assert "workers" not in checkout.pytest("-n", "auto", *arguments).output
+    assert "workers" not in checkout.pytest("-n", "auto", "./tests/test_it.py").output
     assert not (checkout.root / "tests/durations.json").exists()
 
 
