@@ -49,8 +49,9 @@ _RESET = (
     "RESET SESSION AUTHORIZATION; RESET ALL; DISCARD TEMP; DISCARD SEQUENCES; UNLISTEN *; CLOSE ALL; "
     f"{_COUNT}, pg_advisory_unlock_all(); SELECT {SCHEMA}.activity()"
 ).encode()
-# What the driver has prepared is of no use to the next test when what it reads from was another table.
-_DDL = re.compile(r"\s*(ALTER|CREATE|DROP)\b", re.IGNORECASE)
+# What the driver has prepared is of no use to the next test when what it reads from has changed since, and
+# what a test has prepared itself is in the way of the next one that does.
+_LASTING = re.compile(r"\s*(ALTER|CREATE|DROP|PREPARE)\b", re.IGNORECASE)
 
 
 class Held:
@@ -69,8 +70,9 @@ class Held:
         self._savepoints = Savepoints(self.engine.dialect)
         self.pooled: Engine = create_engine(database.url.sqlalchemy)
         event.listen(self.pooled, "checkout", self._note_use)
+        event.listen(self.pooled, "before_cursor_execute", self._note_statement)
         self._connection: Connection | None = None
-        self._had_ddl = False
+        self._spoilt = False
         self._generation = database.generation
         self._restorer: Driver[Any] | None = None
         self._used: set[Driver[Any]] = set()
@@ -115,7 +117,7 @@ class Held:
                 # It was ended by somebody else, and so is what was open on it: a new one can look.
                 return self.check()
             return self._judge(_broken(error))
-        if self._had_ddl or connection.get_execution_options():
+        if self._spoilt or connection.get_execution_options():
             # Neither can be taken back on this side.
             self._hang_up()
         return self._judge(_committed(changed)) if changed else None
@@ -165,6 +167,9 @@ class Held:
         if changed:
             # Rows that this role can't put back: it was free to change them.
             self.renew()
+        if self._spoilt:
+            self.pooled.dispose()
+            self._hang_up()
         return None
 
     def _put_back(self, *, objects_too: bool) -> str | None:
@@ -194,7 +199,7 @@ class Held:
         if self._connection is not None:
             _close(self._connection)
             self._connection = None
-        self._had_ddl = False
+        self._spoilt = False
 
     def _open(self) -> Connection:
         if self._connection is None or _is_dead(self._connection, self._generation, self.database):
@@ -213,8 +218,8 @@ class Held:
         self._used.add(driver)
 
     def _note_statement(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if _DDL.match(statement):
-            self._had_ddl = self._savepoints.usual = True
+        if _LASTING.match(statement):
+            self._spoilt = self._savepoints.usual = True
 
     def _judge(self, problem: str) -> str:
         self.renew()
@@ -234,7 +239,7 @@ class AsyncHeld:
         self.database = database
         self.engine: AsyncEngine = create_async_engine(database.url.sqlalchemy, poolclass=NullPool)
         event.listen(self.engine.sync_engine, "before_cursor_execute", self._note_statement)
-        self._had_ddl = False
+        self._spoilt = False
         self._connection: AsyncConnection | None = None
         self._generation = database.generation
 
@@ -274,7 +279,7 @@ class AsyncHeld:
             problem = _broken(error)
         if problem is None:
             plain = held.sync_connection
-            if self._had_ddl or (plain is not None and plain.get_execution_options()):
+            if self._spoilt or (plain is not None and plain.get_execution_options()):
                 await self._hang_up()
             return None
         await self.close()
@@ -299,11 +304,11 @@ class AsyncHeld:
             await self._connection.run_sync(_close)
             await self._connection.close()
             self._connection = None
-        self._had_ddl = False
+        self._spoilt = False
 
     def _note_statement(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if _DDL.match(statement):
-            self._had_ddl = True
+        if _LASTING.match(statement):
+            self._spoilt = True
 
 
 def _end(connection: Connection, session: Session, *, deferrable: bool) -> str | None:

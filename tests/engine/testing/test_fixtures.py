@@ -475,6 +475,14 @@ def test_nothing_on_a_connection_reaches_the_next_test(checkout: Checkout) -> No
             connection.execute(text("DECLARE kept CURSOR WITH HOLD FOR SELECT 1"))
 
     @pytest.mark.parametrize("time", range(2))
+    async def test_prepared_by_the_test(db_connection, async_db_connection, committing_database, time):
+        prepare = text("PREPARE mine AS SELECT 1")
+        db_connection.execute(prepare)
+        await async_db_connection.execute(prepare)
+        with committing_database.begin() as connection:
+            connection.execute(prepare)
+
+    @pytest.mark.parametrize("time", range(2))
     def test_numbers(committing_database, time):
         insert = text("INSERT INTO item DEFAULT VALUES RETURNING id")
         with committing_database.connect() as one, committing_database.connect() as other:
@@ -483,4 +491,4 @@ def test_nothing_on_a_connection_reaches_the_next_test(checkout: Checkout) -> No
             one.commit()
             other.commit()
     """)
-    checkout.pytest().assert_passed(10)
+    checkout.pytest().assert_passed(12)
