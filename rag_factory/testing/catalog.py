@@ -83,8 +83,8 @@ _CONTENTS = {
 # little later.
 _NOT_COUNTED = {
     "pg_class": "relnamespace = ANY (spaces)", "pg_type": "typnamespace = ANY (spaces)",
-    "pg_proc": "pronamespace = ANY (spaces) "
-    f"OR coalesce(oid = to_regprocedure('{SCHEMA}.expected()'), false)",
+    # What keeps the sum is made after it was taken.
+    "pg_proc": "pronamespace = ANY (spaces) OR coalesce(oid = keeps, false)",
     "pg_constraint": "connamespace = ANY (spaces)",
     "pg_namespace": "oid = ANY (spaces)", "pg_attribute": "attrelid = ANY (tables)",
     "pg_trigger": "tgrelid = ANY (tables)", "pg_rewrite": "ev_class = ANY (tables)",
@@ -96,17 +96,21 @@ _NOT_COUNTED = {
     "pg_depend": "deptype NOT IN ('e', 'x')",
 }  # fmt: skip
 # As ALTER DATABASE … SET has set them, and ALTER ROLE … IN DATABASE … SET, of which the role's name comes
-# first. They are no part of what a clone copies.
+# first, as far as this role may set them and they don't make another role of it. They are no part of what a
+# clone copies.
 _SETTINGS = """
     SELECT ARRAY[coalesce((SELECT rolname FROM pg_roles WHERE oid = setrole), ''), setting]
-    FROM pg_db_role_setting, unnest(setconfig) AS setting
+    FROM pg_db_role_setting, unnest(setconfig) AS setting, pg_roles AS me
     WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND me.rolname = session_user AND (setrole IN (0, me.oid) OR me.rolsuper)
+      AND setting !~ '^(role|session_authorization)='
 """
-# Every clone begins without rights of its own, a limit and subscriptions.
+# Every clone begins without rights of its own, a limit, subscriptions and prepared transactions.
 _DATABASE_CHANGED = """EXISTS (
     SELECT FROM pg_database AS d WHERE datname = current_database()
     AND (datacl IS NOT NULL OR datconnlimit <> -1
-         OR EXISTS (SELECT FROM pg_subscription WHERE subdbid = d.oid))
+         OR EXISTS (SELECT FROM pg_subscription WHERE subdbid = d.oid)
+         OR EXISTS (SELECT FROM pg_prepared_xacts WHERE database = d.datname))
 )"""
 _OBJECTS_CHANGED = f"({SCHEMA}.objects() <> {SCHEMA}.expected() OR {_DATABASE_CHANGED})"
 # A column may have the name of a variable, and then it is meant.
@@ -478,7 +482,7 @@ def _objects(catalogs: Sequence[str]) -> str:
     parts = [
         f"(SELECT count(*) || ' ' || coalesce(sum(hashtextextended({_CONTENTS.get(catalog, 'xmin')}::text, "
         f"0)) FILTER (WHERE xmin <> '1'), 0) FROM pg_catalog.{catalog} "
-        f"WHERE NOT ({_NOT_COUNTED.get(catalog, 'false')}))"
+        f"WHERE xmin = '1' OR NOT ({_NOT_COUNTED.get(catalog, 'false')}))"
         for catalog in catalogs
     ]
     settings = f"SELECT string_agg(each::text, ' ' ORDER BY each) FROM ({_SETTINGS}) AS settings (each)"
@@ -487,6 +491,7 @@ def _objects(catalogs: Sequence[str]) -> str:
         DECLARE
             spaces oid[] := ARRAY(SELECT oid FROM pg_namespace WHERE nspname ~ '^pg_(toast_)?temp_');
             tables oid[];
+            keeps oid := to_regprocedure('{SCHEMA}.expected()');
         BEGIN
             IF spaces <> '{{}}' THEN
                 tables := ARRAY(SELECT oid FROM pg_class WHERE relnamespace = ANY (spaces));

@@ -25,6 +25,7 @@ from rag_factory.testing.template import (
     read_mark,
     try_lock,
     unlock,
+    use_template,
     worker_name,
 )
 
@@ -61,7 +62,8 @@ class WorkerDatabase:
 
     server: the session on the maintenance database that holds the lease; the server frees it when the process
     dies, however it dies. generation: how often it was cloned again; connections to earlier ones are dead.
-    committing: whether the test of now may commit. proved: the transaction before which nothing changed.
+    is_own_session: whether nobody else closes it. committing: whether the test of now may commit. proved: the
+    transaction before which nothing changed.
     """
 
     place: Place
@@ -71,6 +73,7 @@ class WorkerDatabase:
     server: psycopg.Connection[Any]
     ticket: Ticket
     generation: int = 0
+    is_own_session: bool = False
     committing: bool = False
     proved: int = 0
     _numbers: count[int] = field(default_factory=count)
@@ -85,13 +88,17 @@ class WorkerDatabase:
 
         Raises LockedError: another run has taken it meanwhile.
         """
-        if has_ended(self.server):
-            self.server = open_keeper(self.place.url)
-            if not try_lock(self.server, lock_key(self.name)):
-                raise LockedError(
-                    f"The session that leased {self.name} was ended, and another run has leased it since.",
-                    fix="End no sessions but those of a test's own, then run the tests again.",
-                )
+        if not has_ended(self.server):
+            return
+        server = open_keeper(self.place.url)
+        if not try_lock(server, lock_key(self.name)):
+            server.close()
+            raise LockedError(
+                f"The session that leased {self.name} was ended, and another run has leased it since.",
+                fix="End no sessions but those of a test's own, then run the tests again.",
+            )
+        use_template(server, self.template.name, self.template.strategy)
+        self.server, self.is_own_session = server, True
 
     def renew(self) -> None:
         """Clone it again: something was left in it that a rollback can't take back."""
@@ -127,6 +134,8 @@ class WorkerDatabase:
         if self.proved:
             self._settle()
         unlock(self.server, lock_key(self.name))
+        if self.is_own_session:
+            self.server.close()
 
     def _settle(self) -> None:
         """Note the state in which it is left, when that is how it was cloned; else the next run looks."""
@@ -260,7 +269,8 @@ _TAKE_TICKET = f"SELECT pg_try_advisory_lock(%s), {_VISITS.format(oid='%s')}"
 _SURROUNDINGS = """
     concat_ws(' ', d.datdba, d.datacl, d.datconnlimit, (SELECT stats_reset FROM pg_stat_bgwriter),
               (SELECT string_agg(concat_ws(' ', setrole, setconfig), ' ' ORDER BY setrole)
-               FROM pg_db_role_setting WHERE setdatabase = d.oid))
+               FROM pg_db_role_setting WHERE setdatabase = d.oid),
+              (SELECT count(*) FROM pg_prepared_xacts WHERE database = d.datname))
 """
 _STATE = f"d.oid::bigint, {_VISITS.format(oid='d.oid')}, {_SURROUNDINGS}"
 _TAKE_SLOTS = f"""

@@ -51,7 +51,11 @@ _RESET = (
 ).encode()
 # What the driver has prepared is of no use to the next test when what it reads from has changed since, and
 # what a test has prepared itself is in the way of the next one that does.
-_LASTING = re.compile(r"\s*(ALTER|CREATE|DROP|PREPARE)\b", re.IGNORECASE)
+_LASTING = re.compile(
+    r"\b(ALTER|CREATE|DROP|PREPARE)\b|(^|;|\n)\s*DO\b|^(?!.*\bINSERT\b).*\bINTO\b", re.IGNORECASE | re.DOTALL
+)
+# Statements that are longer carry rows.
+_FIRST_CHARACTERS = 2000
 
 
 class Held:
@@ -93,15 +97,21 @@ class Held:
         """Take all back. Returns what is wrong: something was committed, or a commit would have failed."""
         if self._connection is None:  # what went before has closed it
             return None
+        if _is_dead(self._connection, self._generation, self.database):
+            with suppress(DriverError, SQLAlchemyError):
+                session.close()
+            self._savepoints.end()
+            return self.check()
         self._savepoints.ending = not self.database.template.deferrable
         problem = _end(self._connection, session, deferrable=self.database.template.deferrable)
         unsent = self._savepoints.end()
         return self._judge(problem) if problem else self.check(unsent)
 
-    def check(self, unsent: bytes = b"") -> str | None:
+    def check(self, unsent: bytes = b"", *, again: bool = False) -> str | None:
         """Take back what is open, and look whether anything was committed. Returns what is wrong.
 
-        unsent: what the server is to be told before.
+        unsent: what the server is to be told before. again: whether the connection was lost over it once.
+        Raises LockedError: so was the lease, and another run has it now.
         """
         self.database.keep()
         before, connection = self._connection, self._open()
@@ -113,9 +123,9 @@ class Held:
             connection.rollback()
             self._clear_away(driver)
         except (DriverError, SQLAlchemyError) as error:
-            if driver.closed:
+            if driver.closed and not again:
                 # It was ended by somebody else, and so is what was open on it: a new one can look.
-                return self.check()
+                return self.check(again=True)
             return self._judge(_broken(error))
         if self._spoilt or connection.get_execution_options():
             # Neither can be taken back on this side.
@@ -129,9 +139,10 @@ class Held:
         if self._has_graphs and self._taken_back % _TESTS_TO_VACUUM == 0:
             vacuum(driver)
 
-    def restore(self) -> str | None:
+    def restore(self, *, again: bool = False) -> str | None:
         """Put the template's rows and sequences back, after a test that was free to commit.
 
+        again: whether a connection was lost over it once.
         Returns what is wrong: it changed more than rows, or left a connection open.
         """
         pool = cast("QueuePool", self.pooled.pool)
@@ -157,10 +168,11 @@ class Held:
             # A row that can't be deleted, as its table is published and has no key.
             changed = "rows"
         except (DriverError, RagFactoryError) as error:
-            if any(driver.closed for driver in (self._restorer, *used) if driver is not None):
-                # Somebody ended the sessions; so are those that are left, and new ones can look.
+            lost = any(driver.closed for driver in (self._restorer, *used) if driver is not None)
+            if lost and not again:
+                # Somebody ended the sessions, and new ones can look.
                 self.close()
-                return self.restore()
+                return self.restore(again=True)
             return self._judge(_broken(error))
         if changed == OBJECTS:
             return self._judge(_committed(changed) + "; a test that does so takes fresh_database")
@@ -189,6 +201,7 @@ class Held:
         self._hang_up()
         if self._restorer is not None:
             self._restorer.close()
+            self._restorer = None
         self._writes = -1
         self._used.clear()
         self.pooled.dispose()
@@ -218,7 +231,7 @@ class Held:
         self._used.add(driver)
 
     def _note_statement(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if _LASTING.match(statement):
+        if _LASTING.search(statement[:_FIRST_CHARACTERS]):
             self._spoilt = self._savepoints.usual = True
 
     def _judge(self, problem: str) -> str:
@@ -307,7 +320,7 @@ class AsyncHeld:
         self._spoilt = False
 
     def _note_statement(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if _LASTING.match(statement):
+        if _LASTING.search(statement[:_FIRST_CHARACTERS]):
             self._spoilt = True
 
 

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
+from rag_factory.database.url import DatabaseUrl
+from rag_factory.server import EmbeddedServer
 from rag_factory.testing import catalog
-from tests.engine.testing.conftest import wait_until
+from tests.engine.testing.conftest import FAST, wait_until
 from tests.engine.testing.objects import OBJECTS, OBJECTS_SCHEMA
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-    from rag_factory.database.url import DatabaseUrl
     from tests.engine.testing.conftest import Checkout
 
 SCHEMA = f"""
@@ -265,13 +267,75 @@ def test_what_a_test_leaves_elsewhere_does_not_hold_its_database(checkout: Check
     """)
     checkout.pytest("-k", "private").assert_passed(1)
     assert checkout.databases(r"_f\d+$") == set()
-    checkout.pytest("-k", "shared")
-    with checkout.connect(checkout.worker()) as database:
-        database.execute("CREATE TABLE other (id int)")
+    shared = checkout.pytest("-k", "shared")
+    assert shared.wrong == {"test_shared"}, shared.output
     checkout.pytest("-k", "after").assert_passed(1)
     with checkout.connect() as server:
         for holds in ("pg_prepared_xacts", "pg_subscription"):
             assert server.execute(f"SELECT count(*) FROM {holds}".encode()).fetchone() == (0,)
+
+
+def test_a_lease_that_was_lost_is_taken_again_unless_another_run_has_it(checkout: Checkout) -> None:
+    checkout.write_test("""
+    import psycopg
+    from rag_factory.errors import LockedError
+    from rag_factory.testing.template import lock_key
+
+    def test_lost(worker_database, db_connection, fresh_database):
+        pid = worker_database.server.info.backend_pid
+        with psycopg.connect(worker_database.place.url.plain, autocommit=True) as other:
+            other.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+            other.execute("SELECT pg_advisory_lock(%s)", (lock_key(worker_database.name),))
+            for _ in range(2):
+                with pytest.raises(LockedError, match="another run has leased it since"):
+                    worker_database.renew()
+        worker_database.keep()
+        assert worker_database.server.info.backend_pid != pid
+
+    def test_after(db_connection, fresh_database):
+        assert db_connection.execute(text("SELECT count(*) FROM item")).scalar() == 0
+    """)
+    checkout.pytest().assert_passed(2)
+
+
+@pytest.fixture
+def own_server(disk: Path) -> Iterator[EmbeddedServer]:
+    """A server that a test may stop."""
+    own = EmbeddedServer(disk / "own", settings=FAST)
+    yield own
+    own.stop()
+
+
+def test_a_server_that_stops_ends_no_unit_test_and_hangs_none(
+    own_server: EmbeddedServer, disk: Path, make_checkout: Callable[..., Checkout]
+) -> None:
+    address = own_server.ensure_running()
+    checkout = make_checkout(server=DatabaseUrl(host=address.host, port=address.port, user=address.user))
+    checkout.write_test(f"""
+    from pathlib import Path
+    from rag_factory.server import EmbeddedServer
+
+    def test_before(committing_database, db_connection):
+        with committing_database.begin() as connection:
+            connection.execute(text("INSERT INTO item (name) VALUES ('x')"))
+
+    def test_stops(committing_database):
+        with committing_database.begin() as connection:
+            connection.execute(text("INSERT INTO item (name) VALUES ('x')"))
+        EmbeddedServer(Path({str(disk / "own")!r}), settings={FAST!r}).stop()
+
+    def test_unit(tmp_path, request):
+        pass
+
+    def test_rolled_back(db_connection):
+        db_connection.execute(text("SELECT 1"))
+    """)
+    result = checkout.pytest("-W", "default")
+    own_server.ensure_running()
+    assert result.wrong >= {"test_stops", "test_rolled_back"}, result.output
+    assert result.outcomes["test_unit"] == "passed", result.output
+    checkout.write_test("def test_next(db_connection):\n    pass\n")
+    checkout.pytest().assert_passed(1)
 
 
 def test_a_database_that_another_role_is_looking_at_is_told(

@@ -346,6 +346,11 @@ def test_vectors_that_tests_rolled_back_hide_nothing(checkout: Checkout) -> None
 
 
 def test_sessions_that_are_ended_hurt_no_test(checkout: Checkout) -> None:
+    checkout.write_revision("""
+        CREATE TABLE item (
+            id int PRIMARY KEY GENERATED ALWAYS AS IDENTITY, name text NOT NULL UNIQUE DEFERRABLE
+        )
+    """)
     checkout.write_test(
         INSERT
         + """
@@ -424,7 +429,7 @@ def test_sessions_that_are_ended_hurt_no_test(checkout: Checkout) -> None:
         assert (await async_db_connection.execute(COUNT)).scalar() == 0
     """
     )
-    checkout.pytest("-W", "default").assert_passed(13)
+    checkout.pytest().assert_passed(13)
 
 
 def test_nothing_on_a_connection_reaches_the_next_test(checkout: Checkout) -> None:
@@ -435,19 +440,37 @@ def test_nothing_on_a_connection_reaches_the_next_test(checkout: Checkout) -> No
     checkout.write_test("""
     ALL = text("SELECT * FROM item")
     ADD = text("ALTER TABLE item ADD COLUMN size int")
+    FORMS = (
+        "ALTER TABLE item ADD COLUMN size int",
+        "-- as files of SQL begin\\nALTER TABLE item ADD COLUMN size int",
+        "/* or so */ ALTER TABLE item ADD COLUMN size int",
+        "SET LOCAL lock_timeout = 1000; ALTER TABLE item ADD COLUMN size int",
+    )
+    DO = "DO $$ BEGIN EXECUTE 'AL' || 'TER TABLE item ADD COLUMN size int'; END $$"
 
     def often(session):
         return [session.execute(ALL).keys() for _ in range(8)][0]
 
-    @pytest.mark.parametrize("time", range(2))
-    def test_prepared_by_the_driver(db_connection, time):
+    @pytest.mark.parametrize("form", FORMS)
+    def test_prepared_by_the_driver(db_connection, form):
         assert "size" not in often(db_connection)
-        db_connection.execute(ADD)
+        db_connection.execute(text(form))
         assert "size" in often(db_connection)
         db_connection.rollback()
         assert "size" not in often(db_connection)
-        db_connection.execute(ADD)
+        db_connection.execute(text(form))
         often(db_connection)
+
+    @pytest.mark.parametrize("form", (DO, "SELECT 1"))
+    def test_altered_by_a_block(db_connection, form):
+        db_connection.execute(text(form))
+        assert ("size" in often(db_connection)) == (form == DO)
+
+    @pytest.mark.parametrize("column", ("one", "two"))
+    def test_made_by_a_query(db_connection, column):
+        db_connection.execute(text(f"SELECT 1 AS {column} INTO made"))
+        for _ in range(8):
+            assert list(db_connection.execute(text("SELECT * FROM made")).keys()) == [column]
 
     @pytest.mark.parametrize("time", range(2))
     async def test_prepared_by_the_asynchronous_driver(async_db_connection, time):
@@ -491,4 +514,4 @@ def test_nothing_on_a_connection_reaches_the_next_test(checkout: Checkout) -> No
             one.commit()
             other.commit()
     """)
-    checkout.pytest().assert_passed(12)
+    checkout.pytest().assert_passed(18)

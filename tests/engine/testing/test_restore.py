@@ -248,6 +248,7 @@ INSERT INTO bare DEFAULT VALUES;
 DO $$ BEGIN
     EXECUTE format('ALTER DATABASE %%I SET bytea_output = escape', current_database());
     EXECUTE format('ALTER ROLE CURRENT_USER IN DATABASE %%I SET work_mem = ''78MB''', current_database());
+    EXECUTE format('ALTER ROLE CURRENT_USER IN DATABASE %%I SET role = pg_monitor', current_database());
     EXECUTE format('ALTER ROLE CURRENT_USER IN DATABASE %%I SET my.setting = ''a,b''', current_database());
 END $$;
 """
