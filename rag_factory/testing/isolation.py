@@ -23,8 +23,9 @@ from sqlalchemy.orm import Session
 
 from rag_factory.database.driver import connect
 from rag_factory.errors import RagFactoryError
-from rag_factory.testing.catalog import OBJECTS, RESTORE, SCHEMA, has_graphs, prepare_restore, vacuum
+from rag_factory.testing.catalog import OBJECTS, RESTORE, has_graphs, prepare_restore, vacuum
 from rag_factory.testing.databases import has_ended
+from rag_factory.testing.objects import SCHEMA
 from rag_factory.testing.processor import NearConnection
 from rag_factory.testing.savepoints import Savepoints, driver_of
 

@@ -38,6 +38,10 @@ LOOKS = (
     "setupplan",
 )  # fmt: skip
 _PATCH = pytest.StashKey[pytest.MonkeyPatch]()
+# Whether the shard has none of the tests that were chosen, as when there are fewer tests than shards.
+_EMPTY_SHARD = pytest.StashKey[bool]()
+# By it a worker says so.
+EMPTY_SHARD = "rag_factory_empty_shard"
 # Whether the garbage collector was on before the run began.
 _COLLECTOR = pytest.StashKey[bool]()
 
@@ -161,6 +165,9 @@ def pytest_collection_modifyitems(
         others = [item for item in items if shards[item.nodeid] != shard.index]
         items[:] = [item for item in items if shards[item.nodeid] == shard.index]
         config.hook.pytest_deselected(items=others)
+        if others and not items:
+            config.stash[_EMPTY_SHARD] = True
+            getattr(config, "workeroutput", {})[EMPTY_SHARD] = True
     return result
 
 
@@ -234,12 +241,24 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         _finish(config)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Learn from a worker that the shard is empty."""
+    if getattr(node, "workeroutput", {}).get(EMPTY_SHARD):
+        node.config.stash[_EMPTY_SHARD] = True
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """End at once what is still being built: xdist waits for its workers now, and they wait for that."""
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """End at once what is still being built: xdist waits for its workers now, and they wait for that.
+
+    A shard without tests is no failure: the tests are in the others.
+    """
     run = session.config.stash.get(RUN, None)
     if run is not None and run.builder is not None:
         run.close()
+    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and session.config.stash.get(_EMPTY_SHARD, False):
+        session.exitstatus = pytest.ExitCode.OK
 
 
 def _wake_collector(config: pytest.Config) -> None:

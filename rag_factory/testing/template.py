@@ -41,6 +41,7 @@ ENGINE_FILES = (
     "migrate/operations/*.py",
     "testing/build.py",
     "testing/catalog.py",
+    "testing/objects.py",
     "testing/template.py",
 )
 _FACTS = """

@@ -11,7 +11,7 @@ import pytest
 
 from rag_factory.database.url import DatabaseUrl
 from rag_factory.server import EmbeddedServer
-from rag_factory.testing import catalog
+from rag_factory.testing import catalog, objects
 from tests.engine.testing.conftest import FAST, wait_until
 from tests.engine.testing.objects import OBJECTS, OBJECTS_SCHEMA
 
@@ -123,7 +123,7 @@ def test_all_that_a_database_has_is_proved(checkout: Checkout) -> None:
             WHERE relnamespace = 'pg_catalog'::regnamespace AND relkind = 'r' AND NOT relisshared
         """).fetchall()
     written_by_analyze = {"pg_statistic", "pg_statistic_ext_data"}
-    assert {name for (name,) in found} == {*catalog.CATALOGS, *written_by_analyze}
+    assert {name for (name,) in found} == {*objects.CATALOGS, *written_by_analyze}
 
 
 def test_a_sequence_that_was_advanced_is_reset(checkout: Checkout) -> None:

@@ -111,6 +111,17 @@ def test_the_shards_of_a_suite_are_the_suite(checkout: Checkout) -> None:
     assert sorted(seen) == sorted(f"test_number[{n}]" for n in range(13))
 
 
+@pytest.mark.parametrize("workers", [(), ("-n", "2")])
+def test_a_shard_without_tests_is_no_failure(checkout: Checkout, workers: tuple[str, ...]) -> None:
+    checkout.write_test("def test_only():\n    pass\n")
+    checkout.environment["RUN_DB_TESTS"] = "false"
+    results = [checkout.pytest("--shard", f"{index}/3", *workers) for index in (1, 2, 3)]
+    assert sorted(len(result.outcomes) for result in results) == [0, 0, 1]
+    assert [result.code for result in results] == [0, 0, 0]
+    # Where nothing was chosen in the first place, no shard hides it.
+    assert checkout.pytest("--shard", "1/3", "-k", "nothing", *workers).code == 5
+
+
 def test_a_wrong_shard_ends_pytest(checkout: Checkout) -> None:
     checkout.write_test(NUMBERED)
     result = checkout.pytest("--shard", "4/3")
