@@ -101,7 +101,10 @@ class WorkerDatabase:
         self.server, self.is_own_session = server, True
 
     def renew(self) -> None:
-        """Clone it again: something was left in it that a rollback can't take back."""
+        """Clone it again: something was left in it that a rollback can't take back.
+
+        Raises LockedError: see `keep`. RefusedError: somebody is in it who may not be sent away.
+        """
         self.keep()
         self.generation += 1
         self.proved = 0
@@ -110,7 +113,10 @@ class WorkerDatabase:
         _note_states(self.server, [self])
 
     def clone(self) -> str:
-        """Make a private clone; its name. It goes with `drop`, or with the checkout's next run."""
+        """Make a private clone; its name. It goes with `drop`, or with the checkout's next run.
+
+        Raises LockedError: see `keep`.
+        """
         self.keep()
         while True:
             name = self.reserve()
@@ -124,12 +130,18 @@ class WorkerDatabase:
         return f"{self.name}_f{next(self._numbers)}"
 
     def drop(self, name: str) -> None:
-        """Drop a private clone."""
+        """Drop a private clone.
+
+        Raises LockedError: see `keep`. RefusedError: somebody is in it who may not be sent away.
+        """
         self.keep()
         drop(self.server, name)
 
     def close(self) -> None:
-        """End the lease. The database stays for the next run, which need not look into it."""
+        """End the lease. The database stays for the next run, which need not look into it.
+
+        Raises LockedError: see `keep`.
+        """
         self.keep()
         if self.proved:
             self._settle()

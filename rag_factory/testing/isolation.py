@@ -112,7 +112,7 @@ class Held:
         """Take back what is open, and look whether anything was committed. Returns what is wrong.
 
         unsent: what the server is to be told before. again: whether the connection was lost over it once.
-        Raises LockedError: so was the lease, and another run has it now.
+        Raises LockedError: so was the lease, and another run has it now. RefusedError: as for `restore`.
         """
         self.database.keep()
         before, connection = self._connection, self._open()
@@ -145,6 +145,7 @@ class Held:
 
         again: whether a connection was lost over it once.
         Returns what is wrong: it changed more than rows, or left a connection open.
+        Raises LockedError: another run has the lease now. RefusedError: the database can't be cloned again.
         """
         pool = cast("QueuePool", self.pooled.pool)
         left_open = pool.checkedout()
