@@ -39,7 +39,8 @@ LOCK_TIMEOUT_SECONDS = 2
 FEW_TRANSACTIONS = 50
 # What `changed` says of more than rows.
 OBJECTS = "tables, constraints, functions or other objects"
-# A search that an HNSW index answers gets lost among some hundred dead copies of one vector.
+# A search that an HNSW index answers gets lost among four hundred dead copies of one vector.
+DEAD_IN_A_GRAPH = 100
 _GRAPHS = """
     SELECT indrelid FROM pg_index JOIN pg_class AS i ON i.oid = indexrelid
     JOIN pg_am AS method ON method.oid = i.relam WHERE amname = 'hnsw'
@@ -48,15 +49,15 @@ _MUCH_DEAD = f"""
     SELECT format('%I.%I', n.nspname, c.relname)
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.relkind = 'r' AND c.oid >= 16384 AND pg_stat_get_dead_tuples(c.oid) > CASE
-        WHEN c.oid IN ({_GRAPHS}) THEN 100 ELSE 1000 END
+        WHEN c.oid IN ({_GRAPHS}) THEN {DEAD_IN_A_GRAPH} ELSE 1000 END
 """
 # Each with the columns that can be written: generated ones can't. Materialized views are proved only. An
 # extension's own tables are its own business: background workers write some of them.
-_RELATIONS = """
+_RELATIONS = f"""
     SELECT c.relkind::text, format('%I.%I', n.nspname, c.relname),
            (SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
             WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''),
-           c.relrowsecurity
+           c.relrowsecurity, c.oid IN ({_GRAPHS})
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'm', 'S') AND c.relpersistence <> 't' AND c.relispopulated
       AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'rag_factory_testing')
@@ -117,7 +118,7 @@ class _Full:
 def install(connection: psycopg.Connection[Any]) -> str:
     """Create the schema and its functions in a database that has just been migrated; its fingerprint."""
     relations = _all(connection, _RELATIONS)
-    tables = [(name, columns) for kind, name, columns, _ in relations if kind == "r"]
+    tables = [(name, columns) for kind, name, columns, *_ in relations if kind == "r"]
     views = [name for kind, name, *_ in relations if kind == "m"]
     sequences = [name for kind, name, *_ in relations if kind == "S"]
     # All that must be known of them, asked in one round trip.
@@ -155,7 +156,7 @@ def install(connection: psycopg.Connection[Any]) -> str:
     objects = {OBJECTS: OBJECTS_CHANGED}
     # A trigger that always fires may write while rows are put back; then they are looked at once more.
     afterwards = rows | others if always_fires else others
-    hidden = [f"row_security_active('{_literal(name)}')" for _, name, _, secured in relations if secured]
+    hidden = [f"row_security_active('{_literal(name)}')" for _, name, _, secured, _ in relations if secured]
     unseen = " OR ".join(hidden) or "false"
     statements = (
         _NO_EVENT_TRIGGERS,
@@ -165,6 +166,7 @@ def install(connection: psycopg.Connection[Any]) -> str:
         *(f"CREATE TABLE {table.copy} AS SELECT {table.columns} FROM ONLY {table.name}" for table in full),
         sum_up(catalogs),
         _changed(rows | others | objects),
+        _much_dead([name for _, name, _, _, in_graph in relations if in_graph]),
         _PROVE,
         _reset_sequences(states),
         _settle(unseen),
@@ -205,12 +207,7 @@ def settle(connection: psycopg.Connection[Any], proved: int) -> str:
     return str(_one(connection, f"SELECT {SCHEMA}.settle({proved})"))
 
 
-def has_graphs(connection: psycopg.Connection[Any]) -> bool:
-    """Whether there is an HNSW index. connection: as for `vacuum`."""
-    return connection.pgconn.exec_(_GRAPHS.encode()).ntuples > 0
-
-
-def vacuum(connection: psycopg.Connection[Any]) -> None:
+def vacuum(connection: psycopg.BaseConnection[Any]) -> None:
     """Clear away what rollbacks have left, where it is much: searches of an HNSW index meet it.
 
     connection: without an open transaction; through libpq, as the driver would begin one.
@@ -280,10 +277,29 @@ def _changed(tests: dict[str, str]) -> str:
     """
 
 
+def _much_dead(graphs: list[str]) -> str:
+    """The function that says whether an HNSW index has so many dead rows that a search may get lost.
+
+    What this session has written and the server has not added to the rest yet may all be dead.
+    """
+    counts = ("dead_tuples", "xact_tuples_inserted", "xact_tuples_updated", "xact_tuples_deleted")
+    sums = (
+        " + ".join(f"pg_stat_get_{count}('{_literal(name)}'::regclass)" for count in counts)
+        for name in graphs
+    )
+    return f"""
+        CREATE FUNCTION {SCHEMA}.much_dead() RETURNS boolean LANGUAGE plpgsql AS $much_dead$
+        BEGIN
+            RETURN {" OR ".join(f"{each} > {DEAD_IN_A_GRAPH}" for each in sums) or "false"};
+        END;
+        $much_dead$
+    """
+
+
 # What a test that committed nothing leaves is proved without a look at the tables: when no transaction on
 # the whole server has committed since the last proof, nothing has changed. Those that still run count the
 # next time. It also gives back a session's advisory locks, which outlive its transactions. It says before
-# which transaction nothing changed, and what did after it.
+# which transaction nothing changed, whether there is much to vacuum, and what did change after it.
 _PROVE = f"""
     CREATE FUNCTION {SCHEMA}.prove(since bigint) RETURNS text LANGUAGE plpgsql AS $prove$
     DECLARE
@@ -296,7 +312,7 @@ _PROVE = f"""
                 since := since + 1;
             END LOOP;
         END IF;
-        RETURN pg_snapshot_xmin(snapshot) || ' '
+        RETURN concat(pg_snapshot_xmin(snapshot), ' ', {SCHEMA}.much_dead(), ' ')
             || CASE WHEN since < upto THEN coalesce({SCHEMA}.changed(), '') ELSE '' END;
     END;
     $prove$
@@ -346,7 +362,7 @@ def _settle(hidden: str) -> str:
                 RETURN 'rows that row security hides';
             END IF;
             PERFORM {SCHEMA}.reset_sequences();
-            RETURN substr(proof, strpos(proof, ' ') + 1);
+            RETURN regexp_replace(proof, '^[^ ]+ [^ ]+ ', '');
         END;
         $settle$
     """
@@ -359,7 +375,9 @@ def _restore(
     afterwards: dict[str, str],
     hidden: str,
 ) -> str:
-    """The function that puts rows and sequences back, and says what it could not put back.
+    """The function that puts rows and sequences back.
+
+    It says whether there is much to vacuum, and what it could not put back.
 
     Deleting few rows is ten times faster than TRUNCATE, which makes new files. It takes a session in which
     triggers and foreign keys are off (see `prepare_restore`), so that the order doesn't matter and no trigger
@@ -378,11 +396,11 @@ def _restore(
             changed text;
         BEGIN
             IF {hidden} THEN
-                RETURN 'rows that row security hides';
+                RETURN 'f rows that row security hides';
             END IF;
             IF current_setting('session_replication_role') <> 'replica' THEN
                 PERFORM {SCHEMA}.reset_sequences();
-                RETURN {SCHEMA}.changed();
+                RETURN concat({SCHEMA}.much_dead(), ' ', {SCHEMA}.changed());
             END IF;
             found := {_array(list(tests))};
             {_where_found(tests)}
@@ -390,7 +408,7 @@ def _restore(
             IF changed IS NULL AND objects_too AND {OBJECTS_CHANGED} THEN
                 changed := '{OBJECTS}';
             END IF;
-            RETURN changed;
+            RETURN concat({SCHEMA}.much_dead(), ' ', changed);
         END;
         $restore$
     """

@@ -379,6 +379,8 @@ def _unchanged(database: WorkerDatabase) -> bool:
     """Look into a kept database: whether it is as it was cloned."""
     try:
         with connect(database.url) as connection:
+            # What a killed run has left dead is in nobody's way.
+            catalog.vacuum(connection)
             return catalog.fingerprint(connection) == database.template.fingerprint
     except (DatabaseMissingError, psycopg.Error):
         # Whatever is wrong with it, a new clone is right.

@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 
 from rag_factory.database.driver import connect
 from rag_factory.errors import RagFactoryError
-from rag_factory.testing.catalog import OBJECTS, RESTORE, has_graphs, prepare_restore, vacuum
+from rag_factory.testing.catalog import OBJECTS, RESTORE, prepare_restore, vacuum
 from rag_factory.testing.databases import has_ended
 from rag_factory.testing.objects import SCHEMA
 from rag_factory.testing.processor import NearConnection
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
 # One round trip each.
 _TAKE_BACK = f"ROLLBACK; SELECT {SCHEMA}.prove({{proved}})"
-# How many tests leave what they rolled back in an HNSW index, before it is cleared away where it is much.
-_TESTS_TO_VACUUM = 5
 _CHECK_DEFERRED = "SET CONSTRAINTS ALL IMMEDIATE"
 # Has the server count at once what a session wrote, rather than when it is idle.
 _COUNT = "SELECT pg_stat_force_next_flush()"
@@ -82,8 +80,6 @@ class Held:
         self._generation = database.generation
         self._restorer: Driver[Any] | None = None
         self._used: set[Driver[Any]] = set()
-        self._has_graphs: bool | None = None
-        self._taken_back = 0
         # To the catalogs, before which the objects were as in the template.
         self._writes = -1
 
@@ -121,9 +117,11 @@ class Held:
             unsent = b""
         driver = driver_of(connection)
         try:
-            changed = _note(self.database, _value(driver.ask(unsent + _take_back(self.database))))
+            proof = _value(driver.ask(unsent + _take_back(self.database)))
+            changed, much_dead = _note(self.database, proof)
             connection.rollback()
-            self._clear_away(driver)
+            if much_dead:
+                vacuum(driver)
         except (DriverError, SQLAlchemyError) as error:
             if driver.closed and not again:
                 # It was ended by somebody else, and so is what was open on it: a new one can look.
@@ -133,13 +131,6 @@ class Held:
             # Neither can be taken back on this side.
             self._hang_up()
         return self._judge(_committed(changed)) if changed else None
-
-    def _clear_away(self, driver: Driver[Any]) -> None:
-        if self._has_graphs is None:
-            self._has_graphs = has_graphs(driver)
-        self._taken_back += 1
-        if self._has_graphs and self._taken_back % _TESTS_TO_VACUUM == 0:
-            vacuum(driver)
 
     def restore(self, *, again: bool = False) -> str | None:
         """Put the template's rows and sequences back, after a test that was free to commit.
@@ -192,7 +183,11 @@ class Held:
         if self._restorer is None or self._restorer.closed:
             self._restorer = connect(self.database.url)
             prepare_restore(self._restorer)
-        return _value(self._restorer.pgconn.exec_prepared(RESTORE, [b"t" if objects_too else b"f"]))
+        answer = _value(self._restorer.pgconn.exec_prepared(RESTORE, [b"t" if objects_too else b"f"]))
+        much_dead, _, changed = (answer or "").partition(" ")
+        if much_dead == "t":
+            vacuum(self._restorer)
+        return changed or None
 
     def renew(self) -> None:
         """Clone the database again, with all connections to it closed."""
@@ -288,8 +283,10 @@ class AsyncHeld:
                 cursor = await driver.execute(_take_back(self.database))
                 while cursor.nextset():
                     pass  # to the last statement's
-                changed = _note(self.database, (await cursor.fetchone() or [None])[0])
+                changed, much_dead = _note(self.database, (await cursor.fetchone() or [None])[0])
                 await held.rollback()
+                if much_dead:
+                    vacuum(driver)
                 problem = _committed(changed) if changed else None
         except (DriverError, SQLAlchemyError) as error:
             problem = _broken(error)
@@ -398,12 +395,12 @@ def _take_back(database: WorkerDatabase) -> bytes:
     return (counted + _TAKE_BACK.format(proved=database.proved)).encode()
 
 
-def _note(database: WorkerDatabase, proof: str | None) -> str | None:
-    """Read what the proof says was changed that may not be."""
-    proved, _, changed = (proof or "").partition(" ")
+def _note(database: WorkerDatabase, proof: str | None) -> tuple[str | None, bool]:
+    """Read what the proof says was changed that may not be, and whether there is much to vacuum."""
+    proved, much_dead, changed = (proof or "").split(" ", 2)
     if not changed:
         database.proved = int(proved)
-    return None if database.committing else changed or None
+    return None if database.committing else changed or None, much_dead == "t"
 
 
 def _committed(changed: str) -> str:

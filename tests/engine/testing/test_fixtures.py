@@ -332,17 +332,31 @@ def test_vectors_that_tests_rolled_back_hide_nothing(checkout: Checkout) -> None
         "CREATE INDEX ON point USING hnsw (place vector_l2_ops)"
     )
     checkout.write_test("""
-    @pytest.mark.parametrize("number", range(61))
-    def test_all_are_found(db_connection, number):
-        db_connection.execute(text(
-            "INSERT INTO point SELECT '[1, 0]'::vector FROM generate_series(1, 30) UNION ALL SELECT '[0, 9]'"
-        ))
+    def look(connection):
+        connection.execute(text("INSERT INTO point VALUES ('[1, 0]'), ('[0, 9]')"))
         for setting in ("enable_seqscan = off", "hnsw.iterative_scan = strict_order"):
-            db_connection.execute(text(f"SET LOCAL {setting}"))
-        found = db_connection.execute(text("SELECT place FROM point ORDER BY place <-> '[1, 0]' LIMIT 31"))
-        assert len(found.all()) == 31
+            connection.execute(text(f"SET LOCAL {setting}"))
+        found = connection.execute(text("SELECT place FROM point ORDER BY place <-> '[1, 0]' LIMIT 2"))
+        assert len(found.all()) == 2
+        connection.execute(text("INSERT INTO point SELECT '[1, 0]' FROM generate_series(1, 700)"))
+
+    @pytest.mark.parametrize("number", range(3))
+    def test_rolled_back(db_connection, number):
+        look(db_connection)
+
+    @pytest.mark.parametrize("number", range(3))
+    async def test_rolled_back_by_another_driver(async_db_connection, number):
+        await async_db_connection.run_sync(look)
+
+    @pytest.mark.parametrize("number", range(3))
+    def test_put_back(committing_database, number):
+        with committing_database.begin() as connection:
+            look(connection)
+
+    def test_after_all(db_connection):
+        look(db_connection)
     """)
-    checkout.pytest().assert_passed(61)
+    checkout.pytest().assert_passed(10)
 
 
 def test_sessions_that_are_ended_hurt_no_test(checkout: Checkout) -> None:
