@@ -74,7 +74,10 @@ _NO_EVENT_TRIGGERS = """
     SELECT set_config('session_replication_role', 'replica', true)
     WHERE has_parameter_privilege('session_replication_role', 'SET')
 """
-_ALWAYS_FIRES = "EXISTS (SELECT FROM pg_trigger WHERE tgenabled IN ('A', 'R'))"
+_ALWAYS_FIRES = """(
+    EXISTS (SELECT FROM pg_trigger WHERE tgenabled IN ('A', 'R'))
+    OR EXISTS (SELECT FROM pg_rewrite WHERE ev_enabled IN ('A', 'R'))
+)"""
 _DEFERRABLE = f"EXISTS (SELECT FROM pg_constraint WHERE condeferrable AND oid >= {FIRST_USER_OID})"
 
 
@@ -166,7 +169,7 @@ def install(connection: psycopg.Connection[Any]) -> str:
         *(f"CREATE TABLE {table.copy} AS SELECT {table.columns} FROM ONLY {table.name}" for table in full),
         sum_up(catalogs),
         _changed(rows | others | objects),
-        _much_dead([name for _, name, _, _, in_graph in relations if in_graph]),
+        _left_to_do([name for _, name, _, _, in_graph in relations if in_graph]),
         _PROVE,
         _reset_sequences(states),
         _settle(unseen),
@@ -197,7 +200,7 @@ def prepare_restore(connection: psycopg.Connection[Any]) -> None:
     connection.execute("SET plan_cache_mode = 'force_generic_plan'")
     if _one(connection, "SELECT has_parameter_privilege('session_replication_role', 'SET')"):
         connection.execute("SET session_replication_role = 'replica'")
-    prepared = connection.pgconn.prepare(RESTORE, f"SELECT {SCHEMA}.restore($1)".encode())
+    prepared = connection.pgconn.prepare(RESTORE, f"SELECT {SCHEMA}.restore($1, $2)".encode())
     if prepared.status != ExecStatus.COMMAND_OK:
         raise error_from_result(prepared)
 
@@ -277,31 +280,45 @@ def _changed(tests: dict[str, str]) -> str:
     """
 
 
-def _much_dead(graphs: list[str]) -> str:
-    """The function that says whether an HNSW index has so many dead rows that a search may get lost.
+def _left_to_do(graphs: list[str]) -> str:
+    """The function that says whether there is much to vacuum, and who has not ended what they wrote.
 
-    What this session has written and the server has not added to the rest yet may all be dead.
+    Much: so many dead rows in an HNSW index that a search may get lost. What this session has written and the
+    server has not added to the rest yet may all be dead. Who: the process ids of all sessions but the known
+    ones, and 0 for a prepared transaction, or a dash for nobody.
     """
     counts = ("dead_tuples", "xact_tuples_inserted", "xact_tuples_updated", "xact_tuples_deleted")
-    sums = (
-        " + ".join(f"pg_stat_get_{count}('{_literal(name)}'::regclass)" for count in counts)
-        for name in graphs
-    )
+    tables = [f"'{_literal(name)}'::regclass" for name in graphs]
+    sums = (" + ".join(f"pg_stat_get_{count}({table})" for count in counts) for table in tables)
     return f"""
-        CREATE FUNCTION {SCHEMA}.much_dead() RETURNS boolean LANGUAGE plpgsql AS $much_dead$
+        CREATE FUNCTION {SCHEMA}.left_to_do(known integer[]) RETURNS text LANGUAGE plpgsql AS $left$
+        DECLARE
+            much boolean := {" OR ".join(f"{each} > {DEAD_IN_A_GRAPH}" for each in sums) or "false"};
+            sessions text := (
+                SELECT string_agg(pid::text, ',') FROM pg_stat_get_activity(NULL)
+                WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() AND pid <> ALL (known)
+                  AND backend_type = 'client backend'
+                  AND datid = (SELECT oid FROM pg_database WHERE datname = current_database())
+            );
         BEGIN
-            RETURN {" OR ".join(f"{each} > {DEAD_IN_A_GRAPH}" for each in sums) or "false"};
+            IF EXISTS (
+                SELECT FROM pg_prepared_xact() AS each (transaction, gid, prepared, ownerid, dbid)
+                WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+            ) THEN
+                sessions := concat_ws(',', sessions, '0');
+            END IF;
+            RETURN concat(much, ' ', coalesce(sessions, '-'));
         END;
-        $much_dead$
+        $left$
     """
 
 
 # What a test that committed nothing leaves is proved without a look at the tables: when no transaction on
 # the whole server has committed since the last proof, nothing has changed. Those that still run count the
 # next time. It also gives back a session's advisory locks, which outlive its transactions. It says before
-# which transaction nothing changed, whether there is much to vacuum, and what did change after it.
+# which transaction nothing changed, what `left_to_do` says, and what did change after it.
 _PROVE = f"""
-    CREATE FUNCTION {SCHEMA}.prove(since bigint) RETURNS text LANGUAGE plpgsql AS $prove$
+    CREATE FUNCTION {SCHEMA}.prove(since bigint, known integer[]) RETURNS text LANGUAGE plpgsql AS $prove$
     DECLARE
         snapshot pg_snapshot := pg_current_snapshot();
         upto bigint := pg_snapshot_xmax(snapshot)::text;
@@ -312,7 +329,7 @@ _PROVE = f"""
                 since := since + 1;
             END LOOP;
         END IF;
-        RETURN concat(pg_snapshot_xmin(snapshot), ' ', {SCHEMA}.much_dead(), ' ')
+        RETURN concat(pg_snapshot_xmin(snapshot), ' ', {SCHEMA}.left_to_do(known), ' ')
             || CASE WHEN since < upto THEN coalesce({SCHEMA}.changed(), '') ELSE '' END;
     END;
     $prove$
@@ -356,13 +373,16 @@ def _settle(hidden: str) -> str:
     return f"""
         CREATE FUNCTION {SCHEMA}.settle(since bigint) RETURNS text LANGUAGE plpgsql AS $settle$
         DECLARE
-            proof text := {SCHEMA}.prove(since);
+            proof text := {SCHEMA}.prove(since, '{{}}');
         BEGIN
             IF {hidden} THEN
                 RETURN 'rows that row security hides';
             END IF;
+            IF split_part(proof, ' ', 3) <> '-' THEN
+                RETURN 'an open transaction';
+            END IF;
             PERFORM {SCHEMA}.reset_sequences();
-            RETURN regexp_replace(proof, '^[^ ]+ [^ ]+ ', '');
+            RETURN regexp_replace(proof, '^[^ ]+ [^ ]+ [^ ]+ ', '');
         END;
         $settle$
     """
@@ -377,7 +397,7 @@ def _restore(
 ) -> str:
     """The function that puts rows and sequences back.
 
-    It says whether there is much to vacuum, and what it could not put back.
+    It says what `left_to_do` says, and what it could not put back.
 
     Deleting few rows is ten times faster than TRUNCATE, which makes new files. It takes a session in which
     triggers and foreign keys are off (see `prepare_restore`), so that the order doesn't matter and no trigger
@@ -387,7 +407,8 @@ def _restore(
     tests = {f"EXISTS (SELECT FROM ONLY {name})": f"DELETE FROM ONLY {name};" for name in empty}
     tests |= {table.differs: table.refill for table in full} | _resets(sequences)
     return f"""
-        CREATE FUNCTION {SCHEMA}.restore(objects_too boolean) RETURNS text LANGUAGE plpgsql AS $restore$
+        CREATE FUNCTION {SCHEMA}.restore(objects_too boolean, known integer[]) RETURNS text
+        LANGUAGE plpgsql AS $restore$
         {_COLUMNS_FIRST}
         DECLARE
             found boolean[];
@@ -396,11 +417,11 @@ def _restore(
             changed text;
         BEGIN
             IF {hidden} THEN
-                RETURN 'f rows that row security hides';
+                RETURN 'f - rows that row security hides';
             END IF;
             IF current_setting('session_replication_role') <> 'replica' THEN
                 PERFORM {SCHEMA}.reset_sequences();
-                RETURN concat({SCHEMA}.much_dead(), ' ', {SCHEMA}.changed());
+                RETURN concat({SCHEMA}.left_to_do(known), ' ', {SCHEMA}.changed());
             END IF;
             found := {_array(list(tests))};
             {_where_found(tests)}
@@ -408,7 +429,7 @@ def _restore(
             IF changed IS NULL AND objects_too AND {OBJECTS_CHANGED} THEN
                 changed := '{OBJECTS}';
             END IF;
-            RETURN concat({SCHEMA}.much_dead(), ' ', changed);
+            RETURN concat({SCHEMA}.left_to_do(known), ' ', changed);
         END;
         $restore$
     """

@@ -63,7 +63,8 @@ class WorkerDatabase:
     server: the session on the maintenance database that holds the lease; the server frees it when the process
     dies, however it dies. generation: how often it was cloned again; connections to earlier ones are dead.
     is_own_session: whether nobody else closes it. committing: whether the test of now may commit. proved: the
-    transaction before which nothing changed.
+    transaction before which nothing changed. sessions: the process ids of those that tests share; what is
+    open there ends with the test. unended: those of others that had not ended what they wrote when last seen.
     """
 
     place: Place
@@ -76,6 +77,8 @@ class WorkerDatabase:
     is_own_session: bool = False
     committing: bool = False
     proved: int = 0
+    sessions: set[int] = field(default_factory=set)
+    unended: str = ""
     _numbers: count[int] = field(default_factory=count)
 
     @property
@@ -108,6 +111,7 @@ class WorkerDatabase:
         self.keep()
         self.generation += 1
         self.proved = 0
+        self.unended = ""
         drop(self.server, self.name)
         create_clone(self.server, self.template, self.name)
         _note_states(self.server, [self])

@@ -34,7 +34,6 @@ __all__ = [
     "held_connection",
     "migrated_to",
     "test_db_url",
-    "unchanged_database",
     "worker_database",
 ]
 
@@ -54,8 +53,18 @@ def worker_database(pytestconfig: pytest.Config) -> Iterator[WorkerDatabase]:
     judge(problem)
     # The application under test, when it reads its settings, finds this database and no other.
     os.environ["DATABASE_URL"] = run.url
+    from rag_factory.testing.isolation import Held
+
+    alone = not hasattr(pytestconfig, "workerinput")
+    held = pytestconfig.stash[HELD] = Held(database, alone=alone)
     yield database
-    database.close()
+    del pytestconfig.stash[HELD]
+    try:
+        # Fixtures of the session that used it have ended since the last test was looked at.
+        judge(held.check_last(forgive=False))
+    finally:
+        held.close()
+        database.close()
 
 
 @pytest.fixture(scope="session")
@@ -65,15 +74,10 @@ def test_db_url(held_connection: Held) -> str:
 
 
 @pytest.fixture(scope="session")
-def held_connection(pytestconfig: pytest.Config, worker_database: WorkerDatabase) -> Iterator[Held]:
+def held_connection(pytestconfig: pytest.Config, worker_database: WorkerDatabase) -> Held:
     """The connection that the tests of this worker use in turn."""
-    from rag_factory.testing.isolation import Held
-
-    alone = not hasattr(pytestconfig, "workerinput")
-    held = pytestconfig.stash[HELD] = Held(worker_database, alone=alone)
-    yield held
-    del pytestconfig.stash[HELD]
-    held.close()
+    assert worker_database  # noqa: S101 - with it there is one
+    return pytestconfig.stash[HELD]
 
 
 @pytest.fixture(scope="session")
@@ -91,14 +95,6 @@ def db_connection(request: pytest.FixtureRequest) -> Iterator[Session]:
     session = held.begin()
     yield session
     judge(held.end(session))
-
-
-@pytest.fixture
-def unchanged_database(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Hold a test that takes none of the fixtures that look to leaving nothing as well; set by itself."""
-    held = _held(request)
-    yield
-    judge(held.check())
 
 
 @pytest_asyncio.fixture(loop_scope="session", scope="session")
@@ -129,7 +125,8 @@ def committing_database(request: pytest.FixtureRequest) -> Iterator[Engine]:
     _announce(request)
     held = _held(request)
     held.database.committing = True
-    yield held.pooled
+    # An engine of the test's own: what it listens to, or sets as an option, goes with that.
+    yield held.pooled.execution_options()
     held.database.committing = False
     judge(held.restore())
 
@@ -196,5 +193,5 @@ def judge(problem: str | None) -> None:
 
 
 DATABASE_FIXTURES = frozenset(__all__)
-# These look at what a test left; one that takes others only is looked at by `unchanged_database`.
+# These look at what a test left.
 CHECKED = frozenset({"async_db_connection", "committing_database", "db_connection"})

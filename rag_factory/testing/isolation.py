@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import time
 from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
@@ -18,13 +20,14 @@ from psycopg.errors import (
     error_from_result,
 )
 from psycopg.pq import ExecStatus, TransactionStatus
-from sqlalchemy import NullPool, create_engine, event
+from psycopg.rows import tuple_row
+from sqlalchemy import Connection, NullPool, create_engine, event
 from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from rag_factory.database.driver import connect
 from rag_factory.errors import RagFactoryError
-from rag_factory.testing.catalog import OBJECTS, RESTORE, prepare_restore, vacuum
+from rag_factory.testing.catalog import LOCK_TIMEOUT_SECONDS, OBJECTS, RESTORE, prepare_restore, vacuum
 from rag_factory.testing.databases import has_ended
 from rag_factory.testing.objects import SCHEMA
 from rag_factory.testing.processor import NearConnection
@@ -32,14 +35,16 @@ from rag_factory.testing.savepoints import Savepoints, driver_of
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Engine
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
     from sqlalchemy.pool import QueuePool
 
     from rag_factory.testing.databases import WorkerDatabase
 
 # One round trip each.
-_TAKE_BACK = f"ROLLBACK; SELECT {SCHEMA}.prove({{proved}})"
+_TAKE_BACK = f"ROLLBACK; SELECT {SCHEMA}.prove({{proved}}, '{{known}}')"
+# How soon to look again whether a transaction has ended.
+POLL_SECONDS = 0.02
 _CHECK_DEFERRED = "SET CONSTRAINTS ALL IMMEDIATE"
 # Has the server count at once what a session wrote, rather than when it is idle.
 _COUNT = "SELECT pg_stat_force_next_flush()"
@@ -52,8 +57,10 @@ _RESET = (
 # What the driver has prepared is of no use to the next test when what it reads from has changed since, and
 # what a test has prepared itself is in the way of the next one that does.
 _LASTING = re.compile(
-    r"\b(ALTER|CREATE|DROP|PREPARE)\b|(^|;|\n)\s*DO\b|^(?!.*\bINSERT\b).*\bINTO\b", re.IGNORECASE | re.DOTALL
+    r"\b(ALTER|CREATE|DROP|PREPARE|search_path)\b|(^|;|\n)\s*DO\b|^(?!.*\bINSERT\b).*\bINTO\b",
+    re.IGNORECASE | re.DOTALL,
 )
+BUSY = "A statement of this test was still running on its connection when it ended, and was cancelled."
 # Statements that are longer carry rows.
 _FIRST_CHARACTERS = 2000
 
@@ -76,6 +83,9 @@ class Held:
         event.listen(self.pooled, "checkout", self._note_use)
         event.listen(self.pooled, "before_cursor_execute", self._note_statement)
         self._connection: Connection | None = None
+        # What the test of now has of it: what it listens to, or sets as an option, goes with that.
+        self._lent: Connection | None = None
+        self._ways: tuple[Any, ...] = ()
         self._spoilt = False
         self._generation = database.generation
         self._restorer: Driver[Any] | None = None
@@ -85,25 +95,34 @@ class Held:
 
     def begin(self) -> Session:
         """Begin a test's transaction. Commits and rollbacks of the session stay inside it."""
-        connection = self._open()
+        held = self._open()
+        driver = driver_of(held)
         if self._near:
-            driver_of(connection).follow()
-        connection.begin()
-        return Session(bind=connection, join_transaction_mode="create_savepoint")
+            driver.follow()
+        self._ways = _ways(driver)
+        self._lent = lent = Connection(self.engine, held.connection)
+        lent.begin()
+        return Session(bind=lent, join_transaction_mode="create_savepoint")
 
     def end(self, session: Session) -> str | None:
         """Take all back. Returns what is wrong: something was committed, or a commit would have failed."""
-        if self._connection is None:  # what went before has closed it
+        lent, self._lent = self._lent, None
+        if lent is None or self._connection is None:  # what went before has closed it
             return None
+        busy = self._interrupt()
         if _is_dead(self._connection, self._generation, self.database):
             with suppress(DriverError, SQLAlchemyError):
                 session.close()
             self._savepoints.end()
-            return self.check()
+            return self.check() or busy
         self._savepoints.ending = not self.database.template.deferrable
-        problem = _end(self._connection, session, deferrable=self.database.template.deferrable)
+        problem = _end(lent, session, deferrable=self.database.template.deferrable)
         unsent = self._savepoints.end()
-        return self._judge(problem) if problem else self.check(unsent)
+        if problem:
+            return self._judge(problem)
+        if _ways(driver_of(lent)) != self._ways:
+            self._spoilt = True
+        return self.check(unsent)
 
     def check(self, unsent: bytes = b"", *, again: bool = False) -> str | None:
         """Take back what is open, and look whether anything was committed. Returns what is wrong.
@@ -112,6 +131,7 @@ class Held:
         Raises LockedError: so was the lease, and another run has it now. RefusedError: as for `restore`.
         """
         self.database.keep()
+        busy = self._interrupt()
         before, connection = self._connection, self._open()
         if connection is not before:
             unsent = b""
@@ -119,7 +139,6 @@ class Held:
         try:
             proof = _value(driver.ask(unsent + _take_back(self.database)))
             changed, much_dead = _note(self.database, proof)
-            connection.rollback()
             if much_dead:
                 vacuum(driver)
         except (DriverError, SQLAlchemyError) as error:
@@ -127,10 +146,38 @@ class Held:
                 # It was ended by somebody else, and so is what was open on it: a new one can look.
                 return self.check(again=True)
             return self._judge(_broken(error))
-        if self._spoilt or connection.get_execution_options():
-            # Neither can be taken back on this side.
+        if self._spoilt:
+            # It can't be taken back on this side.
             self._hang_up()
-        return self._judge(_committed(changed)) if changed else None
+        return self._judge(_committed(changed)) if changed else busy
+
+    def check_last(self, *, forgive: bool) -> str | None:
+        """Look once more when all that a test took has ended. Returns what is wrong.
+
+        forgive: whether a fixture that outlives the test may have a transaction open on its own connection.
+        Raises as `check`.
+        """
+        problem = self.check()
+        deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
+        while problem is None and self.database.unended and not forgive:
+            if time.monotonic() > deadline:
+                return self._judge("a transaction in which it wrote is still open, on another connection")
+            time.sleep(POLL_SECONDS)
+            problem = self.check()
+        return problem
+
+    def _interrupt(self) -> str | None:
+        """Cancel what a thread, or what was broken off, still does here. Returns what is wrong."""
+        if self._connection is None or _is_gone(self._connection):
+            return None
+        driver: Driver[Any] = driver_of(self._connection)
+        if _is_free(driver, LOCK_TIMEOUT_SECONDS):
+            return None
+        driver.cancel_safe(timeout=LOCK_TIMEOUT_SECONDS)
+        # A thread is told that it was cancelled before the connection is closed under it.
+        _is_free(driver, LOCK_TIMEOUT_SECONDS)
+        driver.close()
+        return BUSY
 
     def restore(self, *, again: bool = False) -> str | None:
         """Put the template's rows and sequences back, after a test that was free to commit.
@@ -183,8 +230,10 @@ class Held:
         if self._restorer is None or self._restorer.closed:
             self._restorer = connect(self.database.url)
             prepare_restore(self._restorer)
-        answer = _value(self._restorer.pgconn.exec_prepared(RESTORE, [b"t" if objects_too else b"f"]))
-        much_dead, _, changed = (answer or "").partition(" ")
+        values = [b"t" if objects_too else b"f", _known(self.database).encode()]
+        answer = _value(self._restorer.pgconn.exec_prepared(RESTORE, values))
+        much_dead, unended, changed = (answer or "").split(" ", 2)
+        self.database.unended = unended.strip("-")
         if much_dead == "t":
             vacuum(self._restorer)
         return changed or None
@@ -217,6 +266,7 @@ class Held:
             self.close()
             self._connection = self.engine.connect()
             self._generation = self.database.generation
+            self.database.sessions.add(driver_of(self._connection).pgconn.backend_pid)
         return self._connection
 
     def _note_use(self, driver: Any, *_: Any) -> None:
@@ -228,9 +278,10 @@ class Held:
             raise DisconnectionError
         self._used.add(driver)
 
-    def _note_statement(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+    def _note_statement(self, connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
         if _outlasts(statement[:_FIRST_CHARACTERS]):
             self._spoilt = self._savepoints.usual = True
+            _prepare_no_more(connection)
 
     def _judge(self, problem: str) -> str:
         self.renew()
@@ -252,52 +303,80 @@ class AsyncHeld:
         event.listen(self.engine.sync_engine, "before_cursor_execute", self._note_statement)
         self._spoilt = False
         self._connection: AsyncConnection | None = None
+        self._lent: AsyncConnection | None = None
+        self._ways: tuple[Any, ...] = ()
         self._generation = database.generation
 
     async def begin(self) -> AsyncSession:
         """Begin a test's transaction."""
-        from sqlalchemy.ext.asyncio import AsyncSession
+        from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
         held = await self._open()
-        await held.begin()
-        return AsyncSession(bind=held, join_transaction_mode="create_savepoint", expire_on_commit=False)
+        plain = held.sync_connection
+        assert plain is not None  # noqa: S101 - it has just been opened
+        # The locks of both layers belong to the loop in which they were first waited for: another test's.
+        driver_of(plain).lock = asyncio.Lock()
+        cast("Any", plain.connection.dbapi_connection)._execute_mutex = asyncio.Lock()
+        self._ways = _ways(driver_of(plain))
+        lent = AsyncConnection(self.engine, Connection(self.engine.sync_engine, plain.connection))
+        await lent.begin()
+        self._lent = lent
+        return AsyncSession(bind=lent, join_transaction_mode="create_savepoint", expire_on_commit=False)
 
     async def end(self, session: AsyncSession) -> str | None:
         """Take all back. Returns what is wrong: something was committed, or a commit would have failed."""
+        lent, self._lent = self._lent, None
         held = self._connection
-        if held is None:
+        if lent is None or held is None:
             return None
         deferrable = self.database.template.deferrable
-        problem = None
+        problem = busy = None
         try:
+            busy = await self._interrupt(held)
             if _is_dead(held.sync_connection, self._generation, self.database):
                 # As when a statement is cancelled. What was open has gone with it, and a new one can look.
                 with suppress(SQLAlchemyError):
                     await session.close()
                 held = await self._open()
             else:
-                problem = await held.run_sync(_end, session.sync_session, deferrable=deferrable)
+                problem = await lent.run_sync(_end, session.sync_session, deferrable=deferrable)
             if problem is None:
-                driver = (await held.get_raw_connection()).driver_connection
-                assert isinstance(driver, AsyncDriver)  # noqa: S101 - the only driver that the URLs name
-                cursor = await driver.execute(_take_back(self.database))
+                driver = await _driver_of(held)
+                if _ways(driver) != self._ways:
+                    self._spoilt = True
+                cursor = driver.cursor(row_factory=tuple_row)
+                await cursor.execute(_take_back(self.database))
                 while cursor.nextset():
                     pass  # to the last statement's
                 changed, much_dead = _note(self.database, (await cursor.fetchone() or [None])[0])
-                await held.rollback()
                 if much_dead:
                     vacuum(driver)
                 problem = _committed(changed) if changed else None
         except (DriverError, SQLAlchemyError) as error:
             problem = _broken(error)
         if problem is None:
-            plain = held.sync_connection
-            if self._spoilt or (plain is not None and plain.get_execution_options()):
+            if self._spoilt:
                 await self._hang_up()
-            return None
+            return busy
         await self.close()
         self.database.renew()
         return _leak(problem)
+
+    async def _interrupt(self, held: AsyncConnection) -> str | None:
+        """Cancel what a task, or what was broken off, still does here. Returns what is wrong."""
+        if held.sync_connection is None or _is_gone(held.sync_connection):
+            return None
+        driver = await _driver_of(held)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOCK_TIMEOUT_SECONDS), driver.lock:
+                if driver.pgconn.transaction_status != TransactionStatus.ACTIVE:
+                    return None
+        await driver.cancel_safe(timeout=LOCK_TIMEOUT_SECONDS)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOCK_TIMEOUT_SECONDS), driver.lock:
+                pass
+        await driver.close()
+        return BUSY
 
     async def _open(self) -> AsyncConnection:
         held = self._connection
@@ -305,6 +384,7 @@ class AsyncHeld:
             await self.close()
             self._connection = held = await self.engine.connect()
             self._generation = self.database.generation
+            self.database.sessions.add((await _driver_of(held)).pgconn.backend_pid)
         return held
 
     async def close(self) -> None:
@@ -319,9 +399,10 @@ class AsyncHeld:
             self._connection = None
         self._spoilt = False
 
-    def _note_statement(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+    def _note_statement(self, connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
         if _outlasts(statement[:_FIRST_CHARACTERS]):
             self._spoilt = True
+            _prepare_no_more(connection)
 
 
 @lru_cache(maxsize=1000)
@@ -337,7 +418,8 @@ def _end(connection: Connection, session: Session, *, deferrable: bool) -> str |
         if deferrable:
             if driver_of(connection).info.transaction_status == TransactionStatus.INERROR:
                 session.rollback()
-            connection.exec_driver_sql(_CHECK_DEFERRED)
+            # Not by what the test had of the connection, to which something of its own may listen.
+            Connection(connection.engine, connection.connection).exec_driver_sql(_CHECK_DEFERRED)
     except SQLAlchemyError as error:
         problem = f"a commit would have failed ({_reason(error)})"
     try:
@@ -345,6 +427,8 @@ def _end(connection: Connection, session: Session, *, deferrable: bool) -> str |
     except SQLAlchemyError as error:
         # The savepoint that the session stood on has gone.
         problem = problem or _ended(error)
+    except Exception:  # noqa: BLE001, S110 - raised by what listens for the test; all is taken back next
+        pass
     return problem
 
 
@@ -352,11 +436,15 @@ def _ended(error: Exception) -> str:
     return f"its transaction was ended by a raw COMMIT or ROLLBACK ({_reason(error)})"
 
 
+def _is_gone(connection: Connection) -> bool:
+    """Whether it was closed on this side, perhaps by the one that a test had of it."""
+    return connection.closed or connection.invalidated or not connection.connection.is_valid
+
+
 def _is_dead(connection: Connection | None, generation: int, database: WorkerDatabase) -> bool:
     return (
         connection is None
-        or connection.closed
-        or connection.invalidated
+        or _is_gone(connection)
         or has_ended(driver_of(connection))
         or generation != database.generation
     )
@@ -366,6 +454,30 @@ def _close(connection: Connection) -> None:
     if not connection.closed:
         connection.invalidate()
         connection.close()
+
+
+def _ways(driver: Driver[Any] | AsyncDriver[Any]) -> tuple[Any, ...]:
+    """How the driver's connection behaves, as far as a test can change it."""
+    return driver.row_factory, driver.cursor_factory, driver.autocommit
+
+
+def _is_free(driver: Driver[Any], seconds: float) -> bool:
+    """Whether nothing is under way on the connection, or ends so soon. A thread holds its lock meanwhile."""
+    if not driver.lock.acquire(timeout=seconds):
+        return False
+    driver.lock.release()
+    return driver.pgconn.transaction_status != TransactionStatus.ACTIVE
+
+
+def _prepare_no_more(connection: Connection) -> None:
+    """Have the driver run statements as they are: what it has prepared may now mean another table."""
+    driver_of(connection).prepare_threshold = None
+
+
+async def _driver_of(connection: AsyncConnection) -> AsyncDriver[Any]:
+    driver = (await connection.get_raw_connection()).driver_connection
+    assert isinstance(driver, AsyncDriver)  # noqa: S101 - the only driver that the URLs name
+    return driver
 
 
 def _connect(_dialect: Any, _record: Any, args: Any, parameters: Any) -> NearConnection:
@@ -392,12 +504,17 @@ def _value(result: PGresult) -> str | None:
 
 def _take_back(database: WorkerDatabase) -> bytes:
     counted = f"ROLLBACK; {_COUNT}; " if database.committing else ""
-    return (counted + _TAKE_BACK.format(proved=database.proved)).encode()
+    return (counted + _TAKE_BACK.format(proved=database.proved, known=_known(database))).encode()
+
+
+def _known(database: WorkerDatabase) -> str:
+    return f"{{{','.join(map(str, database.sessions))}}}"
 
 
 def _note(database: WorkerDatabase, proof: str | None) -> tuple[str | None, bool]:
     """Read what the proof says was changed that may not be, and whether there is much to vacuum."""
-    proved, much_dead, changed = (proof or "").split(" ", 2)
+    proved, much_dead, unended, changed = (proof or "").split(" ", 3)
+    database.unended = unended.strip("-")
     if not changed:
         database.proved = int(proved)
     return None if database.committing else changed or None, much_dead == "t"

@@ -42,6 +42,8 @@ _PATCH = pytest.StashKey[pytest.MonkeyPatch]()
 _EMPTY_SHARD = pytest.StashKey[bool]()
 # By it a worker says so.
 EMPTY_SHARD = "rag_factory_empty_shard"
+# The names of fixtures that outlive a test.
+_WIDER = pytest.StashKey[set[str]]()
 # Whether the garbage collector was on before the run began.
 _COLLECTOR = pytest.StashKey[bool]()
 
@@ -180,9 +182,6 @@ def _mark(config: pytest.Config, items: list[pytest.Item]) -> None:
         fixtures = getattr(item, "fixturenames", [])
         if DATABASE_FIXTURES.intersection(fixtures):
             item.add_marker("db")
-            if not CHECKED.intersection(fixtures) and "unchanged_database" not in fixtures:
-                # Nothing is taken back for it; so it is held to leaving nothing.
-                fixtures.insert(0, "unchanged_database")
         if str(item.path).startswith(integration):
             item.add_marker("integration")
         for group in GROUPS:
@@ -204,24 +203,56 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         fixtures.insert(0, "worker_database")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> None:
+    """Note the fixtures of a project that outlive a test."""
+    if fixturedef.scope != "function" and fixturedef.argname not in DATABASE_FIXTURES:
+        own = not fixturedef.func.__module__.startswith(("_pytest.", "pytest_asyncio."))
+        if own:
+            request.config.stash.setdefault(_WIDER, set()).add(fixturedef.argname)
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
-    """Hold a test to leaving nothing also if it asked for our fixtures only as it ran."""
-    held = item.config.stash.get(HELD, None)
-    if held is None or "request" not in getattr(item, "fixturenames", ()) or item.get_closest_marker("db"):
-        return (yield)
-    # Pytest's own request for the test knows those too; its items have no public name for it.
-    late = DATABASE_FIXTURES.intersection(item._request.fixturenames)  # type: ignore[attr-defined]
+def pytest_runtest_teardown(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, object, object]:
+    """Hold a test to leaving nothing, when all that it took has ended."""
+    look = _needs_look(item, nextitem)
     try:
         result = yield
-    except Exception:
+    except (Exception, pytest.fail.Exception):
         # That is what is told. What the test left must not reach the next one all the same.
-        if late:
-            held.check()
+        _look(item, always=look)
         raise
-    if late:
-        judge(held.check())
+    judge(_look(item, always=look))
     return result
+
+
+def _look(item: pytest.Item, *, always: bool) -> str | None:
+    """Look at what a test left. Returns what is wrong. always: also if its own fixture found nothing."""
+    held = item.config.stash.get(HELD, None)
+    if held is None or not (always or held.database.unended):
+        return None
+    wider = item.config.stash.get(_WIDER, set())
+    try:
+        return held.check_last(forgive=not wider.isdisjoint(getattr(item, "fixturenames", ())))
+    except Exception:
+        if item.get_closest_marker("db"):
+            raise
+        # No server, as it seems: no matter to a test that asked for none.
+        return None
+
+
+def _needs_look(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+    """Whether anything may have written where the test's own database fixture didn't see it any more."""
+    fixtures = set(getattr(item, "fixturenames", ()))
+    if not item.get_closest_marker("db"):
+        # It may ask for ours only as it runs; a doctest can always.
+        return "request" in fixtures or not isinstance(item, pytest.Function)
+    if not CHECKED.intersection(fixtures):
+        return True
+    ends_more = nextitem is None or nextitem.parent is not item.parent
+    return ends_more or not fixtures <= DATABASE_FIXTURES | {"request"}
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -12,6 +12,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from psycopg import Connection as Driver
+from psycopg import OperationalError
 from psycopg.pq import TransactionStatus
 
 if TYPE_CHECKING:
@@ -46,8 +47,12 @@ class NearConnection(Driver[Any]):
         """Run statements in one round trip.
 
         Through libpq at once: the driver's own way takes as long as all the rest, and tests ask often.
+        Raises OperationalError: the connection is closed.
         """
-        return self._stay(partial(self.pgconn.exec_, query))
+        if self.closed:  # perhaps in the midst of a COPY, which keeps the lock
+            raise OperationalError("the connection is closed")
+        with self.lock:  # a thread of the test's may be at it
+            return self._stay(partial(self.pgconn.exec_, query))
 
     def wait(self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
         """Run a statement. In the midst of one, as in a COPY, both ends are busy, and run where they like."""

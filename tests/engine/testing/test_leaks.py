@@ -193,6 +193,75 @@ LEAKS = {
     """,
         "left open holds rows",
     ),
+    "fixture_that_ends_later": (
+        """
+    @pytest.fixture
+    def written_at_last(test_db_url):
+        import psycopg
+        yield
+        with psycopg.connect(test_db_url.replace("+psycopg", "")) as connection:
+            connection.execute("INSERT INTO item (name) VALUES ('a')")
+
+    def test_fixture_that_ends_later(written_at_last, db_connection):
+        pass
+    """,
+        "the rows of public.item were changed",
+    ),
+    "fixture_that_fails": (
+        """
+    @pytest.fixture
+    def failing(db_engine):
+        with db_engine.begin() as connection:
+            connection.execute(INSERT)
+        raise ValueError("in vain")
+
+    def test_fixture_that_fails(failing, db_connection):
+        pass
+    """,
+        "the rows of public.item were changed",
+    ),
+    "fixture_of_a_class": (
+        """
+    class TestClass:
+        @pytest.fixture(scope="class")
+        def written_by_class(self, db_engine):
+            yield
+            with db_engine.begin() as connection:
+                connection.execute(INSERT)
+
+        def test_first_of_class(self, written_by_class, db_connection):
+            pass
+
+        def test_fixture_of_a_class(self, db_connection):
+            pass
+    """,
+        "the rows of public.item were changed",
+    ),
+    "fixture_of_a_module": (
+        """
+    @pytest.fixture(scope="module")
+    def late(request):
+        return request.getfixturevalue("db_engine")
+
+    def test_first_of_module(late):
+        pass
+
+    def test_fixture_of_a_module(late):
+        with late.begin() as connection:
+            connection.execute(INSERT)
+    """,
+        "the rows of public.item were changed",
+    ),
+    "rule_that_keeps_rows": (
+        """
+    def test_rule_that_keeps_rows(committing_database):
+        with committing_database.begin() as connection:
+            connection.execute(text("CREATE RULE made AS ON DELETE TO item DO INSTEAD NOTHING"))
+            connection.execute(text("ALTER TABLE item ENABLE ALWAYS RULE made"))
+            connection.execute(INSERT)
+    """,
+        "takes fresh_database",
+    ),
 }
 
 
@@ -262,3 +331,23 @@ def test_a_leak_fails_the_test_that_did_it_and_no_other(checkout: Checkout, leak
         text = result.texts[f"test_{name}"]
         assert "This test leaves its database changed" in text
         assert said in text, name
+
+
+def test_a_doctest_that_leaks_fails_by_name(checkout: Checkout) -> None:
+    checkout.write(
+        "tests/test_words.py",
+        '''
+        """
+        >>> with getfixture("db_engine").begin() as connection:
+        ...     done = connection.exec_driver_sql("INSERT INTO item (name) VALUES ('a')")
+        """
+
+        from sqlalchemy import text
+
+        def test_after(db_connection):
+            assert db_connection.execute(text("SELECT count(*) FROM item")).scalar() == 0
+        ''',
+    )
+    result = checkout.pytest("--doctest-modules")
+    assert result.wrong == {"test_words"}, result.output
+    assert "This test leaves its database changed" in result.output
