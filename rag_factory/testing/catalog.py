@@ -285,7 +285,7 @@ def _left_to_do(graphs: list[str]) -> str:
 
     Much: so many dead rows in an HNSW index that a search may get lost. What this session has written and the
     server has not added to the rest yet may all be dead. Who: the process ids of all sessions but the known
-    ones, and 0 for a prepared transaction, or a dash for nobody.
+    ones, and 0 for a prepared transaction, or a dash for nobody. known: null for no look at the sessions.
     """
     counts = ("dead_tuples", "xact_tuples_inserted", "xact_tuples_updated", "xact_tuples_deleted")
     tables = [f"'{_literal(name)}'::regclass" for name in graphs]
@@ -296,8 +296,8 @@ def _left_to_do(graphs: list[str]) -> str:
             much boolean := {" OR ".join(f"{each} > {DEAD_IN_A_GRAPH}" for each in sums) or "false"};
             sessions text := (
                 SELECT string_agg(pid::text, ',') FROM pg_stat_get_activity(NULL)
-                WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() AND pid <> ALL (known)
-                  AND backend_type = 'client backend'
+                WHERE known IS NOT NULL AND backend_xid IS NOT NULL AND backend_type = 'client backend'
+                  AND pid <> pg_backend_pid() AND pid <> ALL (known)
                   AND datid = (SELECT oid FROM pg_database WHERE datname = current_database())
             );
         BEGIN
@@ -316,16 +316,18 @@ def _left_to_do(graphs: list[str]) -> str:
 # What a test that committed nothing leaves is proved without a look at the tables: when no transaction on
 # the whole server has committed since the last proof, nothing has changed. Those that still run count the
 # next time. It also gives back a session's advisory locks, which outlive its transactions. It says before
-# which transaction nothing changed, what `left_to_do` says, and what did change after it.
+# which transaction nothing changed, what `left_to_do` says, and what did change after it. own: a transaction
+# that has put back what had changed.
 _PROVE = f"""
-    CREATE FUNCTION {SCHEMA}.prove(since bigint, known integer[]) RETURNS text LANGUAGE plpgsql AS $prove$
+    CREATE FUNCTION {SCHEMA}.prove(since bigint, known integer[], own bigint) RETURNS text
+    LANGUAGE plpgsql AS $prove$
     DECLARE
         snapshot pg_snapshot := pg_current_snapshot();
         upto bigint := pg_snapshot_xmax(snapshot)::text;
     BEGIN
         PERFORM pg_advisory_unlock_all();
         IF upto - since <= {FEW_TRANSACTIONS} THEN
-            WHILE since < upto AND pg_xact_status(since::text::xid8) <> 'committed' LOOP
+            WHILE since < upto AND (since = own OR pg_xact_status(since::text::xid8) <> 'committed') LOOP
                 since := since + 1;
             END LOOP;
         END IF;
@@ -373,7 +375,7 @@ def _settle(hidden: str) -> str:
     return f"""
         CREATE FUNCTION {SCHEMA}.settle(since bigint) RETURNS text LANGUAGE plpgsql AS $settle$
         DECLARE
-            proof text := {SCHEMA}.prove(since, '{{}}');
+            proof text := {SCHEMA}.prove(since, '{{}}', 0);
         BEGIN
             IF {hidden} THEN
                 RETURN 'rows that row security hides';
@@ -397,31 +399,37 @@ def _restore(
 ) -> str:
     """The function that puts rows and sequences back.
 
-    It says what `left_to_do` says, and what it could not put back.
+    It says before which transaction all is as it should be but for its own, which that is, what `left_to_do`
+    says, and what it could not put back.
 
     Deleting few rows is ten times faster than TRUNCATE, which makes new files. It takes a session in which
     triggers and foreign keys are off (see `prepare_restore`), so that the order doesn't matter and no trigger
     writes, and that sees all rows; others are told what changed, and clone the database again.
-    The objects are only looked at when they are asked for: when `activity` tells of something new.
+    Objects and other sessions are only looked at when they are asked for: when `activity` tells of something
+    new.
     """
     tests = {f"EXISTS (SELECT FROM ONLY {name})": f"DELETE FROM ONLY {name};" for name in empty}
     tests |= {table.differs: table.refill for table in full} | _resets(sequences)
+    own = "coalesce(pg_current_xact_id_if_assigned()::text, '0')"
     return f"""
         CREATE FUNCTION {SCHEMA}.restore(objects_too boolean, known integer[]) RETURNS text
         LANGUAGE plpgsql AS $restore$
         {_COLUMNS_FIRST}
         DECLARE
+            start text := pg_snapshot_xmin(pg_current_snapshot());
+            seen integer[] := CASE WHEN objects_too THEN known END;
             found boolean[];
             put_back bigint;
             lost text;
             changed text;
         BEGIN
             IF {hidden} THEN
-                RETURN 'f - rows that row security hides';
+                RETURN '0 0 f - rows that row security hides';
             END IF;
             IF current_setting('session_replication_role') <> 'replica' THEN
                 PERFORM {SCHEMA}.reset_sequences();
-                RETURN concat({SCHEMA}.left_to_do(known), ' ', {SCHEMA}.changed());
+                changed := {SCHEMA}.changed();
+                RETURN concat_ws(' ', start, {own}, {SCHEMA}.left_to_do(seen), coalesce(changed, ''));
             END IF;
             found := {_array(list(tests))};
             {_where_found(tests)}
@@ -429,7 +437,7 @@ def _restore(
             IF changed IS NULL AND objects_too AND {OBJECTS_CHANGED} THEN
                 changed := '{OBJECTS}';
             END IF;
-            RETURN concat({SCHEMA}.left_to_do(known), ' ', changed);
+            RETURN concat_ws(' ', start, {own}, {SCHEMA}.left_to_do(seen), coalesce(changed, ''));
         END;
         $restore$
     """

@@ -65,6 +65,7 @@ class WorkerDatabase:
     is_own_session: whether nobody else closes it. committing: whether the test of now may commit. proved: the
     transaction before which nothing changed. sessions: the process ids of those that tests share; what is
     open there ends with the test. unended: those of others that had not ended what they wrote when last seen.
+    restored: before which transaction all was put back after the test of now, and by which.
     """
 
     place: Place
@@ -79,6 +80,7 @@ class WorkerDatabase:
     proved: int = 0
     sessions: set[int] = field(default_factory=set)
     unended: str = ""
+    restored: tuple[int, int] | None = None
     _numbers: count[int] = field(default_factory=count)
 
     @property
@@ -112,6 +114,7 @@ class WorkerDatabase:
         self.generation += 1
         self.proved = 0
         self.unended = ""
+        self.restored = None
         drop(self.server, self.name)
         create_clone(self.server, self.template, self.name)
         _note_states(self.server, [self])

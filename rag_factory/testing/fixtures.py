@@ -125,8 +125,7 @@ def committing_database(request: pytest.FixtureRequest) -> Iterator[Engine]:
     _announce(request)
     held = _held(request)
     held.database.committing = True
-    # An engine of the test's own: what it listens to, or sets as an option, goes with that.
-    yield held.pooled.execution_options()
+    yield held.pooled
     held.database.committing = False
     judge(held.restore())
 

@@ -22,7 +22,7 @@ from rag_factory.testing.run import GROUPS, Run, begin_run
 from rag_factory.testing.settings import read_test_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
 
     from rag_factory.testing.shards import Shard
 
@@ -42,7 +42,8 @@ _PATCH = pytest.StashKey[pytest.MonkeyPatch]()
 _EMPTY_SHARD = pytest.StashKey[bool]()
 # By it a worker says so.
 EMPTY_SHARD = "rag_factory_empty_shard"
-# The names of fixtures that outlive a test.
+# The names of fixtures that touch no database but as we know, and of those that outlive a test.
+_HARMLESS = pytest.StashKey[set[str]]()
 _WIDER = pytest.StashKey[set[str]]()
 # Whether the garbage collector was on before the run began.
 _COLLECTOR = pytest.StashKey[bool]()
@@ -205,11 +206,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> None:
-    """Note the fixtures of a project that outlive a test."""
-    if fixturedef.scope != "function" and fixturedef.argname not in DATABASE_FIXTURES:
-        own = not fixturedef.func.__module__.startswith(("_pytest.", "pytest_asyncio."))
-        if own:
-            request.config.stash.setdefault(_WIDER, set()).add(fixturedef.argname)
+    """Note which fixtures are pytest's, and which of the others outlive a test."""
+    stash = request.config.stash
+    if fixturedef.func.__module__.startswith(("_pytest.", "pytest_asyncio.", "rag_factory.testing.")):
+        stash.setdefault(_HARMLESS, set()).add(fixturedef.argname)
+    elif fixturedef.scope != "function":
+        stash.setdefault(_WIDER, set()).add(fixturedef.argname)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -231,7 +233,10 @@ def pytest_runtest_teardown(
 def _look(item: pytest.Item, *, always: bool) -> str | None:
     """Look at what a test left. Returns what is wrong. always: also if its own fixture found nothing."""
     held = item.config.stash.get(HELD, None)
-    if held is None or not (always or held.database.unended):
+    if held is None:
+        return None
+    if not (always or held.database.unended):
+        held.database.restored = None
         return None
     wider = item.config.stash.get(_WIDER, set())
     try:
@@ -241,6 +246,8 @@ def _look(item: pytest.Item, *, always: bool) -> str | None:
             raise
         # No server, as it seems: no matter to a test that asked for none.
         return None
+    finally:
+        held.database.restored = None
 
 
 def _needs_look(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
@@ -252,7 +259,19 @@ def _needs_look(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
     if not CHECKED.intersection(fixtures):
         return True
     ends_more = nextitem is None or nextitem.parent is not item.parent
-    return ends_more or not fixtures <= DATABASE_FIXTURES | {"request"}
+    harmless = item.config.stash.get(_HARMLESS, set[str]())
+    others = fixtures - harmless - {"request"}
+    return ends_more or not others <= set(_parameters(item))
+
+
+def _parameters(item: pytest.Item) -> Iterator[str]:
+    """The arguments of a test that are no fixtures: parametrize gives them."""
+    for mark in item.iter_markers("parametrize"):
+        given = {**dict(zip(("argnames", "argvalues", "indirect"), mark.args, strict=False)), **mark.kwargs}
+        names, indirect = given.get("argnames", ()), given.get("indirect", False)
+        if indirect is not True:
+            each = names.split(",") if isinstance(names, str) else names
+            yield from {name.strip() for name in each} - set(indirect or ())
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
