@@ -42,6 +42,9 @@ _PATCH = pytest.StashKey[pytest.MonkeyPatch]()
 _EMPTY_SHARD = pytest.StashKey[bool]()
 # By it a worker says so.
 EMPTY_SHARD = "rag_factory_empty_shard"
+# Where the fixtures are that touch no database but as we know; and those that call a project's own code.
+PLUGINS = ("_pytest.", "pytest_asyncio.", "rag_factory.testing.")
+ON_BEHALF = ("_pytest.python", "_pytest.unittest")
 # The names of fixtures that touch no database but as we know, and of those that outlive a test.
 _HARMLESS = pytest.StashKey[set[str]]()
 _WIDER = pytest.StashKey[set[str]]()
@@ -208,7 +211,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> None:
     """Note which fixtures are pytest's, and which of the others outlive a test."""
     stash = request.config.stash
-    if fixturedef.func.__module__.startswith(("_pytest.", "pytest_asyncio.", "rag_factory.testing.")):
+    module = getattr(fixturedef.func, "__module__", None) or ""
+    if module.startswith(PLUGINS) and module not in ON_BEHALF:
         stash.setdefault(_HARMLESS, set()).add(fixturedef.argname)
     elif fixturedef.scope != "function":
         stash.setdefault(_WIDER, set()).add(fixturedef.argname)

@@ -252,6 +252,29 @@ LEAKS = {
     """,
         "the rows of public.item were changed",
     ),
+    "teardown_method": (
+        """
+    class TestMethods:
+        def teardown_method(self):
+            import psycopg
+            if self.writes:
+                with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
+                    connection.execute("INSERT INTO item (name) VALUES ('a')")
+
+        writes = False
+
+        def test_before_teardown_method(self, db_connection):
+            pass
+
+        def test_teardown_method(self, db_connection):
+            type(self).writes = True
+
+        def test_teardown_method_within(self, db_connection):
+            type(self).writes = False
+            assert db_connection.execute(COUNT).scalar() == 0
+    """,
+        "the rows of public.item were changed",
+    ),
     "rule_that_keeps_rows": (
         """
     def test_rule_that_keeps_rows(committing_database):
