@@ -18,7 +18,7 @@ from rag_factory.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from rag_factory.database.url import DatabaseUrl
 
@@ -31,9 +31,13 @@ NO_ENVIRONMENT = {"host": "", "hostaddr": "", "port": ""}
 
 
 def connect(
-    url: DatabaseUrl, *, connect_timeout_seconds: int = 10, read_only: bool = False
+    url: DatabaseUrl,
+    *,
+    connect_timeout_seconds: int = 10,
+    read_only: bool = False,
+    factory: Callable[..., psycopg.Connection[tuple[Any, ...]]] = psycopg.connect,
 ) -> psycopg.Connection[tuple[Any, ...]]:
-    """Open one connection in autocommit mode.
+    """Open one connection in autocommit mode. factory: opens another class of them.
 
     Raises NotReadyError: the server, the login or the database is not there; says which.
     """
@@ -42,8 +46,7 @@ def connect(
         "application_name": APPLICATION_NAME,
     }
     try:
-        # psycopg's annotation knows its own options, not libpq's, which are all texts.
-        connection = psycopg.connect(**(given | url.libpq), autocommit=True)  # type: ignore[arg-type]
+        connection = factory(**(given | url.libpq), autocommit=True)
         if read_only:
             # psycopg's own attribute is for the transactions that it begins; in autocommit it begins none.
             connection.execute("SET default_transaction_read_only = on")

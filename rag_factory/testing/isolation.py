@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from contextlib import suppress
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
 from psycopg import AsyncConnection as AsyncDriver
@@ -64,6 +64,8 @@ _LASTING = re.compile(
     r"\b(ALTER|CREATE|DROP|PREPARE|search_path)\b|(^|;|\n)\s*DO\b|^(?!.*\bINSERT\b).*\bINTO\b",
     re.IGNORECASE | re.DOTALL,
 )
+# What the server says when the transaction, and its savepoints with it, was ended before.
+_NO_TRANSACTION = (InvalidSavepointSpecification, NoActiveSqlTransaction)
 BUSY = "A statement of this test was still running on its connection when it ended, and was cancelled."
 # Statements that are longer carry rows.
 _FIRST_CHARACTERS = 2000
@@ -90,13 +92,14 @@ class Held:
         self._ways: tuple[Any, ...] = ()
         self._spoilt = False
         self._generation = database.generation
-        self._restorer: Driver[Any] | None = None
-        self._used: set[Driver[Any]] = set()
+        self._restorer: NearConnection | None = None
+        self._used: set[NearConnection] = set()
         # To the catalogs, before which the objects were as in the template.
         self._writes = -1
 
     def _make_pooled(self) -> Engine:
         engine = create_engine(self.database.url.sqlalchemy)
+        event.listen(engine, "do_connect", _connect)
         event.listen(engine, "checkout", self._note_use)
         event.listen(engine, "before_cursor_execute", self._note_statement)
         self._pooled_ways = _engine_ways(engine)
@@ -126,27 +129,24 @@ class Held:
             return self.check() or busy
         self._savepoints.ending = not self.database.template.deferrable
         problem = _end(lent, session, deferrable=self.database.template.deferrable)
-        unsent = self._savepoints.end()
+        self._savepoints.end()
         if problem:
             return self._judge(problem)
         if _ways(driver_of(lent)) != self._ways:
             self._spoilt = True
-        return self.check(unsent)
+        return self.check()
 
-    def check(self, unsent: bytes = b"", *, again: bool = False) -> str | None:
+    def check(self, *, again: bool = False) -> str | None:
         """Take back what is open, and look whether anything was committed. Returns what is wrong.
 
-        unsent: what the server is to be told before. again: whether the connection was lost over it once.
+        again: whether the connection was lost over it once.
         Raises LockedError: so was the lease, and another run has it now. RefusedError: as for `restore`.
         """
         self.database.keep()
         busy = self._interrupt()
-        before, connection = self._connection, self._open()
-        if connection is not before:
-            unsent = b""
-        driver = driver_of(connection)
+        driver = driver_of(self._open())
         try:
-            proof = _value(driver.ask(unsent + _take_back(self.database)))
+            proof = _value(driver.ask(_take_back(self.database)))
             changed, much_dead = _note(self.database, proof)
             if much_dead:
                 vacuum(driver)
@@ -202,18 +202,14 @@ class Held:
         used = [driver for driver in self._used if not driver.closed]
         self._used.clear()
         try:
-            for driver in used:
-                # Without a transaction, the server would send a warning that costs as much as the rest.
-                is_idle = driver.pgconn.transaction_status == TransactionStatus.IDLE
-                driver.pgconn.send_query(_RESET if is_idle else b"ROLLBACK; " + _RESET)
-            # The rows are put back while the connections are reset.
-            changed = self._put_back(objects_too=False)
-            sessions = 1 + (self._connection is not None) + pool.checkedin()
-            activities = {_receive(driver) or "" for driver in used}
-            if not changed and activities != {f"{sessions} {self._writes}"}:
-                changed = self._put_back(objects_too=True)
-                # Where connections differ in what they had seen, too few: that only means to look again.
-                self._writes = max((int(each.split()[1]) for each in activities), default=-1)
+            restorer = self._open_restorer()
+            if self._near and len(used) == 1:
+                # To wake another processor takes longer than to do one thing after the other.
+                used[0].follow()
+                restorer.follow()
+            else:
+                restorer.spread()
+            changed = restorer.stay(partial(self._reset, restorer, used))
         except ObjectNotInPrerequisiteState:
             # A row that can't be deleted, as its table is published and has no key.
             changed = "rows"
@@ -238,18 +234,38 @@ class Held:
             self.pooled = self._make_pooled()
         return None
 
-    def _put_back(self, *, objects_too: bool) -> str | None:
-        """Put rows and sequences back. Returns what could not be; objects_too: or what else has changed."""
+    def _open_restorer(self) -> NearConnection:
         if self._restorer is None or self._restorer.closed:
-            self._restorer = connect(self.database.url)
-            prepare_restore(self._restorer)
+            restorer = connect(self.database.url, factory=NearConnection.connect)
+            self._restorer = cast("NearConnection", restorer)
+            prepare_restore(restorer)
+        return self._restorer
+
+    def _reset(self, restorer: NearConnection, used: list[NearConnection]) -> str | None:
+        """Reset what a test has set on its connections, and put all back. Returns what could not be."""
+        for driver in used:
+            # Without a transaction, the server would send a warning that costs as much as the rest.
+            is_idle = driver.pgconn.transaction_status == TransactionStatus.IDLE
+            driver.pgconn.send_query(_RESET if is_idle else b"ROLLBACK; " + _RESET)
+        # The rows are put back while the connections are reset.
+        changed = self._put_back(restorer, objects_too=False)
+        sessions = 1 + (self._connection is not None) + cast("QueuePool", self.pooled.pool).checkedin()
+        activities = {_receive(driver) or "" for driver in used}
+        if not changed and activities != {f"{sessions} {self._writes}"}:
+            changed = self._put_back(restorer, objects_too=True)
+            # Where connections differ in what they had seen, too few: that only means to look again.
+            self._writes = max((int(each.split()[1]) for each in activities), default=-1)
+        return changed
+
+    def _put_back(self, restorer: NearConnection, *, objects_too: bool) -> str | None:
+        """Put rows and sequences back. Returns what could not be; objects_too: or what else has changed."""
         values = [b"t" if objects_too else b"f", _known(self.database).encode()]
-        answer = _value(self._restorer.pgconn.exec_prepared(RESTORE, values))
+        answer = _value(restorer.pgconn.exec_prepared(RESTORE, values))
         since, own, much_dead, unended, changed = (answer or "").split(" ", 4)
         self.database.restored = int(since), int(own)
         self.database.unended = unended.strip("-")
         if much_dead == "t":
-            vacuum(self._restorer)
+            vacuum(restorer)
         return changed or None
 
     def renew(self) -> None:
@@ -291,6 +307,13 @@ class Held:
         if has_ended(driver):
             raise DisconnectionError
         self._used.add(driver)
+        if not self._near:
+            return
+        driver.follow()
+        if cast("QueuePool", self.pooled.pool).checkedout() > 1:
+            # Several that are at work at the same time may find all processors. Other threads add to them.
+            for each in tuple(self._used):
+                each.spread()
 
     def _note_statement(self, connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
         if _outlasts(statement[:_FIRST_CHARACTERS]):
@@ -435,7 +458,8 @@ def _end(connection: Connection, session: Session, *, deferrable: bool) -> str |
             # Not by what the test had of the connection, to which something of its own may listen.
             Connection(connection.engine, connection.connection).exec_driver_sql(_CHECK_DEFERRED)
     except SQLAlchemyError as error:
-        problem = f"a commit would have failed ({_reason(error)})"
+        gone = isinstance(getattr(error, "orig", None), _NO_TRANSACTION)
+        problem = _ended(error) if gone else f"a commit would have failed ({_reason(error)})"
     try:
         session.close()
     except SQLAlchemyError as error:
@@ -557,7 +581,7 @@ def _committed(changed: str) -> str:
 def _broken(error: Exception) -> str:
     if isinstance(error, LockNotAvailable):
         return "a transaction that it left open holds rows or tables"
-    if isinstance(error, (InvalidSavepointSpecification, NoActiveSqlTransaction)):
+    if isinstance(error, _NO_TRANSACTION):
         return _ended(error)
     return f"it can't be put back ({_reason(error)})"
 

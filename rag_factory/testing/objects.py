@@ -63,13 +63,14 @@ SETTINGS = """
       AND me.rolname = session_user AND (setrole IN (0, me.oid) OR me.rolsuper)
       AND setting !~ '^(role|session_authorization)='
 """
-# Every clone begins without rights of its own, a limit, subscriptions and prepared transactions.
+# Every clone begins without rights of its own, a limit and subscriptions.
 DATABASE_CHANGED = """EXISTS (
     SELECT FROM pg_database AS d WHERE datname = current_database()
     AND (datacl IS NOT NULL OR datconnlimit <> -1
-         OR EXISTS (SELECT FROM pg_subscription WHERE subdbid = d.oid)
-         OR EXISTS (SELECT FROM pg_prepared_xacts WHERE database = d.datname))
+         OR EXISTS (SELECT FROM pg_subscription WHERE subdbid = d.oid))
 )"""
+# Nor does one begin with these. They have changed nothing yet.
+PREPARED = "EXISTS (SELECT FROM pg_prepared_xacts WHERE database = current_database())"
 OBJECTS_CHANGED = f"({SCHEMA}.objects() <> {SCHEMA}.expected() OR {DATABASE_CHANGED})"
 # A role that isn't a superuser may not read them all.
 READABLE = f"""
@@ -87,19 +88,24 @@ EXPECT = f"""
 """
 _SESSIONS = "pg_stat_get_db_numbackends((SELECT oid FROM pg_database WHERE datname = current_database()))"
 # Those of the asking session that the server has not added to the others yet are counted apart.
+_COUNTED = ", ".join((*CATALOGS, "pg_db_role_setting", "pg_database"))
 _WRITES = " + ".join(
-    f"pg_stat_get_{scope}tuples_{what}('{catalog}'::regclass)"
-    for catalog in (*CATALOGS, "pg_db_role_setting", "pg_database")
+    f"pg_stat_get_{scope}tuples_{what}(each)"
     for what in ("inserted", "updated", "deleted")
     for scope in ("", "xact_")
 )
 # Who changed objects is still there or has been counted. Sessions first: one may end between the two looks.
+# A loop, as the server would prepare a sum of all of them anew each time.
 ACTIVITY = f"""
     CREATE FUNCTION {SCHEMA}.activity() RETURNS text LANGUAGE plpgsql AS $activity$
     DECLARE
         sessions integer := {_SESSIONS};
-        writes bigint := {_WRITES};
+        writes bigint := 0;
+        each oid;
     BEGIN
+        FOREACH each IN ARRAY '{{{_COUNTED}}}'::regclass[] LOOP
+            writes := writes + {_WRITES};
+        END LOOP;
         RETURN sessions || ' ' || writes;
     END;
     $activity$

@@ -31,7 +31,7 @@ FILE_BYTES = 65_536
 # How exactly a mark knows when its database was last used.
 DAY_SECONDS = 86_400
 # A change of what a build makes of a database makes templates of earlier forms useless.
-FORM = "14"
+FORM = "15"
 # Names have these after the base: nobody else's database is taken for one of ours.
 TEMPLATE, WORKER = "ragt", "ragw"
 ENGINE = Path(__file__).resolve().parent.parent

@@ -54,6 +54,32 @@ def test_tests_that_behave_pass_and_leave_nothing(checkout: Checkout) -> None:
         with pytest.raises(SQLAlchemyError):
             connection.execute(text("SELECT 1/0"))
 
+    def test_the_driver_after_a_commit(db_connection):
+        driver = db_connection.connection().connection.driver_connection
+        db_connection.execute(INSERT)
+        db_connection.commit()
+        # The savepoint of the commit is released before anything else is done, by whomever.
+        from psycopg.errors import InvalidSavepointSpecification
+        with pytest.raises(InvalidSavepointSpecification):
+            driver.execute("ROLLBACK TO SAVEPOINT sa_savepoint_1")
+
+    def test_a_savepoint_that_went_with_another(db_connection):
+        connection = db_connection.connection()
+        outer = connection.begin_nested()
+        inner = connection.begin_nested()
+        from sqlalchemy.exc import SAWarning
+        with pytest.warns(SAWarning, match="nested transaction"):
+            outer.commit()
+        with pytest.raises(SQLAlchemyError, match="does not exist"):
+            inner.commit()
+
+    def test_a_commit_in_a_pipeline(db_connection):
+        driver = db_connection.connection().connection.driver_connection
+        db_connection.execute(INSERT)
+        with driver.pipeline():
+            db_connection.commit()
+        assert db_connection.execute(COUNT).scalar() == 1
+
     def test_savepoints_of_two_connections(db_connection, db_engine):
         db_connection.execute(INSERT)
         db_connection.commit()
@@ -131,9 +157,9 @@ def test_tests_that_behave_pass_and_leave_nothing(checkout: Checkout) -> None:
     """
         + clean_after("all")
     )
-    checkout.pytest().assert_passed(22)
+    checkout.pytest().assert_passed(25)
     assert checkout.databases(r"_f\d+$") == set()
-    checkout.pytest("-n", "2").assert_passed(22)
+    checkout.pytest("-n", "2").assert_passed(25)
     assert checkout.databases(r"_f\d+$") == set()
 
 
@@ -278,12 +304,19 @@ def test_deferred_constraints_are_checked(checkout: Checkout) -> None:
     def test_broken(db_connection):
         with pytest.raises(Exception, match="division"):
             db_connection.execute(text("SELECT 1 / 0"))
+
+    def test_ended(db_connection):
+        db_connection.execute(ORPHAN)
+        db_connection.execute(text("INSERT INTO item VALUES (2, NULL)"))
+        db_connection.connection().connection.driver_connection.commit()
+        db_connection.execute(text("INSERT INTO item VALUES (3, NULL)"))
+        db_connection.commit()
     """)
     result = checkout.pytest()
-    assert result.wrong == {"test_violated", "test_async_violated", "test_violated_then_broken"}, (
-        result.output
-    )
-    for name in result.wrong:
+    violated = {"test_violated", "test_async_violated", "test_violated_then_broken"}
+    assert result.wrong == violated | {"test_ended"}, result.output
+    assert "ended by a raw COMMIT" in result.texts["test_ended"]
+    for name in violated:
         assert "a commit would have failed" in result.texts[name]
         assert "item_parent_fkey" in result.texts[name]
 

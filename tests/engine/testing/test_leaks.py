@@ -37,7 +37,7 @@ LEAKS = {
         db_connection.execute(INSERT)
         db_connection.commit()
     """,
-        "the rows of public.item were changed",
+        "ended by a raw COMMIT",
     ),
     "commit_between": (
         """

@@ -16,6 +16,7 @@ def test_transactions_that_are_left_open_are_told_of_their_test(checkout: Checko
     checkout.write_test(
         INSERT
         + """
+    import threading
     import psycopg
     left = []
 
@@ -24,17 +25,25 @@ def test_transactions_that_are_left_open_are_told_of_their_test(checkout: Checko
         left.append(psycopg.connect(url))
         return left[-1]
 
+    def commit_elsewhere():
+        with psycopg.connect(os.environ["DATABASE_URL"], dbname="postgres") as connection:
+            connection.execute("SELECT pg_current_xact_id()")
+
+    @pytest.fixture
+    def busy_server():
+        threading.Timer(0.5, commit_elsewhere).start()
+
     def test_before(db_connection):
         db_connection.execute(INSERT)
 
-    def test_application_forgets_its_session(committing_database):
+    def test_application_forgets_its_session(busy_server, committing_database):
         connect().execute("INSERT INTO item (name) VALUES ('a')")
 
     def test_same_key(committing_database):
         with committing_database.begin() as connection:
             connection.execute(INSERT)
 
-    def test_second_connection(db_engine, db_connection):
+    def test_second_connection(busy_server, db_engine, db_connection):
         other = db_engine.connect()
         left.append(other)
         other.execute(INSERT)
@@ -42,7 +51,7 @@ def test_transactions_that_are_left_open_are_told_of_their_test(checkout: Checko
     def test_locked_rows(db_connection):
         db_connection.execute(text("LOCK TABLE item"))
 
-    def test_two_phases(db_engine):
+    def test_two_phases(busy_server, db_engine):
         with db_engine.connect() as connection:
             connection.execute(INSERT)
             connection.execute(text("PREPARE TRANSACTION '" + os.environ["DATABASE_URL"][-30:] + "'"))
@@ -51,7 +60,6 @@ def test_transactions_that_are_left_open_are_told_of_their_test(checkout: Checko
         db_connection.execute(text("LOCK TABLE item"))
 
     def test_ended_a_little_later(db_connection):
-        import threading
         driver = connect()
         driver.execute("INSERT INTO item (name) VALUES ('a')")
         threading.Timer(0.3, driver.close).start()

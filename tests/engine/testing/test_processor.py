@@ -26,7 +26,9 @@ LOOK = """
     import subprocess
     import sys
     import threading
+    from concurrent.futures import ThreadPoolExecutor
     from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.orm import Session
     ALL = os.sched_getaffinity(0)
 
     def driver_of(session):
@@ -74,6 +76,41 @@ ALONE = """
         db_connection.rollback()
         assert os.sched_getaffinity(0) == ALL
 
+    @pytest.mark.parametrize("time", (1, 2))
+    def test_one_that_commits_is_near_while_it_is_alone(committing_database, time):
+        with Session(committing_database) as first:
+            here, there = look(first)
+            near = len(there) == 1
+            assert near == may_move(first)
+            assert here == there
+            with Session(committing_database) as second:
+                assert look(second) == look(first) == (ALL, ALL)
+        with Session(committing_database) as again:
+            here, there = look(again)
+            assert here == there
+            assert (len(there) == 1) == near
+
+    def test_threads_that_commit_find_all(committing_database):
+        together = threading.Barrier(4)
+
+        def work(number):
+            with committing_database.begin() as connection:
+                connection.execute(text("INSERT INTO item (name) VALUES ('a')"))
+                together.wait(10)
+                where = os.sched_getaffinity(connection.connection.driver_connection.pgconn.backend_pid)
+                together.wait(10)
+                return where
+        with ThreadPoolExecutor(4) as pool:
+            for _ in range(50):
+                assert [*pool.map(work, range(4))] == [ALL] * 4
+
+    def test_connections_that_were_closed(committing_database):
+        with committing_database.connect():
+            pass
+        committing_database.dispose()
+        with committing_database.connect() as first, committing_database.connect() as second:
+            assert first.execute(text("SELECT 1")).scalar() == second.execute(text("SELECT 1")).scalar()
+
     @pytest.fixture
     def moved(request):
         os.sched_setaffinity(0, {request.param})
@@ -91,6 +128,10 @@ FREE = """
     def test_free(db_connection):
         assert look(db_connection) == (ALL, ALL)
         assert os.sched_getaffinity(0) == ALL
+
+    def test_free_to_commit(committing_database):
+        with Session(committing_database) as session:
+            assert look(session) == (ALL, ALL)
 """
 
 
@@ -107,13 +148,13 @@ def test_a_test_and_its_server_share_a_processor(embedded: Checkout) -> None:
     embedded.pytest(TEST_DATABASE_URL=None).assert_passed()
     # Workers have none to spare.
     embedded.write_test(LOOK + FREE)
-    embedded.pytest("-n", "1", TEST_DATABASE_URL=None).assert_passed(1)
+    embedded.pytest("-n", "1", TEST_DATABASE_URL=None).assert_passed(2)
 
 
 @on_linux
 def test_a_server_that_is_not_ours_is_left_alone(checkout: Checkout) -> None:
     checkout.write_test(LOOK + FREE)
-    checkout.pytest().assert_passed(1)
+    checkout.pytest().assert_passed(2)
 
 
 @on_linux
@@ -141,6 +182,9 @@ def test_where_it_may_not_be_moved_statements_run_as_ever(
         monkeypatch.setattr(os, "sched_setaffinity", refuse)
         monkeypatch.setattr("rag_factory.testing.processor._find_processor", lambda: lambda: -2)
         connection.follow()
+        monkeypatch.setattr(connection, "_processor", frozenset({0}))
+        connection.spread()
+        assert not connection._processor
         row = connection.execute("SELECT 1").fetchone()
         assert row == (1,)
         assert connection.ask(b"SELECT 2").get_value(0, 0) == b"2"
