@@ -11,7 +11,7 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING
 
-from benchmarks.testing_laboratory import MANY, SHARED, WORKERS, Laboratory, laboratory
+from benchmarks.testing_laboratory import ALONE, MANY, SHARED, WORKERS, Laboratory, laboratory
 from benchmarks.testing_projects import SMALL, TESTS
 from benchmarks.timing import FEWEST_ROUNDS, Comparison, Figure, describe_machine, progress, race, report
 from rag_factory.server import find_binaries
@@ -141,17 +141,19 @@ def measure_clone(lab: Laboratory, rounds: int) -> Figure:
 def measure_suite(lab: Laboratory, rounds: int) -> Figure:
     """Time whole runs of pytest, all databases kept where the tool can keep them."""
     ours, ours_2, django, django_2 = "ours", "ours, -n 2", "pytest-django", "pytest-django, -n 2"
-    janitors = "pytest-postgresql"
+    recipe, janitors = "SQLAlchemy's recipe in a conftest.py", "pytest-postgresql"
     rivals = {
         ours: lambda: lab.time_pytest(lab.our_python, lab.project),
         ours_2: lambda: lab.time_pytest(lab.our_python, lab.project, "-n", "2"),
         django: lambda: lab.time_pytest(lab.django_python, lab.django_project, "--reuse-db"),
         django_2: lambda: lab.time_pytest(lab.django_python, lab.django_project, "--reuse-db", "-n", "2"),
+        recipe: lambda: lab.time_pytest(lab.alembic_python, lab.each_project, *ALONE),
         janitors: lambda: lab.time_pytest(lab.alembic_python, lab.alembic_project),
     }
     comparisons = [
         Comparison(ours, django, 1.0),
         Comparison(ours_2, django_2, 1.0),
+        Comparison(ours, recipe, 1.0),
         Comparison(ours, janitors, TESTS_OF_PYTEST_POSTGRESQL),
     ]
     return race(f"{TESTS} tests", rivals, comparisons, rounds)

@@ -48,6 +48,8 @@ SHARED = ("psycopg", "sqlalchemy", "alembic", "pytest", "pytest-xdist")
 NETWORK = ("UV_", "PIP_", "SSL_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
 WORKERS = (1, 2, 4, 8)
 MANY = 200
+# The plug-in of another rival, in an environment that is shared with it.
+ALONE = ("-p", "no:pytest_postgresql")
 
 
 @dataclass
@@ -76,7 +78,7 @@ class Laboratory:
 
     @property
     def each_project(self) -> Path:
-        """The same again, with a database that each worker migrates."""
+        """The same again, with a database that each worker migrates, and SQLAlchemy's own recipe."""
         return self.folder / "each"
 
     @property
@@ -241,9 +243,7 @@ class Laboratory:
         """Begin to run as many tests with a database that each worker creates and migrates."""
         self.drop("each%")
         self.checkpoint()
-        # The plug-in of another rival, whose environment it shares, is nothing that it needs.
-        alone = ("-p", "no:pytest_postgresql")
-        return self._time_until_ready(self.alembic_python, self.each_project, number, "test_items.py", *alone)
+        return self._time_until_ready(self.alembic_python, self.each_project, number, "test_items.py", *ALONE)
 
     def _time_until_ready(self, python: Path, folder: Path, number: int, file: str, *arguments: str) -> float:
         """Run two tests for each worker; seconds from the command until the last one's first test starts."""

@@ -162,15 +162,13 @@ def db_connection(postgresql):
     with Session(create_engine(url, poolclass=NullPool)) as session:
         yield session
 """
-# What one writes without a tool for it: each worker makes and migrates its own database in each run.
+# What one writes without a tool for it: each worker makes and migrates its own database, when it isn't there.
 EACH_CONFTEST = """\
 import os
 from pathlib import Path
 
 import psycopg
 import pytest
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import URL, create_engine
 from sqlalchemy.orm import Session
 
@@ -179,12 +177,18 @@ from sqlalchemy.orm import Session
 def engine(worker_id):
     where, user = {"host": os.environ["HOST"], "port": os.environ["PORT"]}, os.environ["ACCOUNT"]
     name = f"each_{worker_id}"
-    with psycopg.connect(**where, user=user, dbname="postgres", autocommit=True) as server:
-        server.execute(f"CREATE DATABASE {name}")
     url = URL.create("postgresql+psycopg", username=user, database=name, query=where)
-    config = Config(Path(__file__).with_name("alembic.ini"))
-    config.set_main_option("sqlalchemy.url", url.render_as_string().replace("%", "%%"))
-    command.upgrade(config, "head")
+    with psycopg.connect(**where, user=user, dbname="postgres", autocommit=True) as server:
+        kept = server.execute("SELECT FROM pg_database WHERE datname = %s", (name,)).fetchone()
+        if not kept:
+            server.execute(f"CREATE DATABASE {name}")
+    if not kept:
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config(Path(__file__).with_name("alembic.ini"))
+        config.set_main_option("sqlalchemy.url", url.render_as_string().replace("%", "%%"))
+        command.upgrade(config, "head")
     engine = create_engine(url)
     yield engine
     engine.dispose()
