@@ -179,7 +179,7 @@ def engine(worker_id):
     name = f"each_{worker_id}"
     url = URL.create("postgresql+psycopg", username=user, database=name, query=where)
     with psycopg.connect(**where, user=user, dbname="postgres", autocommit=True) as server:
-        kept = server.execute("SELECT FROM pg_database WHERE datname = %s", (name,)).fetchone()
+        kept = server.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone()
         if not kept:
             server.execute(f"CREATE DATABASE {name}")
     if not kept:
