@@ -203,9 +203,9 @@ def lease(
     """
     name = worker_name(place, checkout, ticket.slot)
     if ticket.visits:
-        free, visits = _rows(server, _TAKE_TICKET, (lock_key(name), *[ticket.oid] * 3))[0]
+        free, visits, now = _rows(server, _TAKE_TICKET, (lock_key(name), *[ticket.oid] * 3))[0]
         if free and visits == ticket.visits:
-            return WorkerDatabase(place, template, name, "kept", server, ticket)
+            return WorkerDatabase(place, template, name, "kept", server, ticket, proved=now)
         if free:
             unlock(server, lock_key(name))
     return lease_many(server, place, template, checkout, 1, ticket.slot)[0]
@@ -225,8 +225,19 @@ def lease_many(
         slots += _take_slots(server, place, checkout, first_slot, number - len(slots))
         first_slot += number
     _drop_orphans(server, slots)
-    databases = [WorkerDatabase(place, template, slot.name, "kept", server, slot.ticket) for slot in slots]
-    rest = [pair for pair in zip(databases, slots, strict=True) if not pair[1].keeps(template)]
+    databases = [
+        WorkerDatabase(
+            place,
+            template,
+            slot.name,
+            "kept",
+            server,
+            slot.ticket,
+            proved=slot.now if slot.keeps(template) else 0,
+        )
+        for slot in slots
+    ]
+    rest = [pair for pair in zip(databases, slots, strict=True) if not pair[0].proved]
     if len(rest) == 1:
         _make_all_ready(server, rest)
     elif rest:
@@ -282,7 +293,9 @@ _VISITS = """
     CASE WHEN pg_stat_get_db_numbackends({oid}) = 0
     THEN concat_ws(' ', pg_stat_get_db_sessions({oid}), pg_stat_get_db_stat_reset_time({oid})) END
 """
-_TAKE_TICKET = f"SELECT pg_try_advisory_lock(%s), {_VISITS.format(oid='%s')}"
+# Whoever visits it later has a transaction of this number or a higher one.
+_NOW = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+_TAKE_TICKET = f"SELECT pg_try_advisory_lock(%s), {_VISITS.format(oid='%s')}, {_NOW}"
 # What can be set for a database without a visit, and the time of the server's last crash, in which it forgets
 # the visits.
 _SURROUNDINGS = """
@@ -294,7 +307,7 @@ _SURROUNDINGS = """
 _STATE = f"d.oid::bigint, {_VISITS.format(oid='d.oid')}, {_SURROUNDINGS}"
 _TAKE_SLOTS = f"""
     SELECT slot, shobj_description(d.oid, 'pg_database'),
-           ARRAY(SELECT datname FROM pg_database WHERE datname ~ %s), {_STATE}
+           ARRAY(SELECT datname FROM pg_database WHERE datname ~ %s), {_NOW}, {_STATE}
     FROM unnest(%s::int[], %s::text[], %s::bigint[]) AS slots (slot, name, key)
     CROSS JOIN pg_try_advisory_lock(key) AS free LEFT JOIN pg_database AS d ON d.datname = name
     WHERE free
@@ -307,7 +320,8 @@ class _Slot:
     """A place for a worker database, leased.
 
     ticket: for the database that is there. mark: of that from an earlier run. clones: all private ones of
-    this checkout, in any slot. surroundings: what is set for the database from outside.
+    this checkout, in any slot. surroundings: what is set for the database from outside. now: the transaction
+    from which on somebody may have changed what is kept.
     """
 
     name: str
@@ -315,6 +329,7 @@ class _Slot:
     mark: dict[str, Any]
     clones: Sequence[str]
     surroundings: str
+    now: int
 
     @property
     def leftovers(self) -> list[str]:
@@ -341,8 +356,8 @@ def _take_slots(
     clones = f"^{worker_name(place, checkout, 0)[:-1]}[0-9]+_f[0-9]+$"
     rows = _rows(server, _TAKE_SLOTS, (clones, numbers, names, [lock_key(name) for name in names]))
     return [
-        _Slot(names[slot - first], Ticket(slot, oid or 0, visits), read_mark(mark), found, surroundings)
-        for slot, mark, found, oid, visits, surroundings in sorted(rows, key=lambda row: row[0])
+        _Slot(names[slot - first], Ticket(slot, oid or 0, visits), read_mark(mark), found, surroundings, now)
+        for slot, mark, found, now, oid, visits, surroundings in sorted(rows, key=lambda row: row[0])
     ]
 
 

@@ -43,6 +43,12 @@ def test_unchanged(db_connection, time):
     assert one("INSERT INTO item (name) VALUES ('x') RETURNING id") == time + 1
     assert one("SHOW work_mem") != "77MB"
 """
+NOTHING_LEFT = """
+@pytest.mark.parametrize("time", range(2))
+def test_nothing_left(db_connection, time):
+    query = text("SELECT to_regclass('made') IS NULL AND NOT EXISTS (SELECT FROM item)")
+    assert db_connection.scalar(query)
+"""
 TAMPERING = {
     "a row inserted": "INSERT INTO item (name) VALUES ('x')",
     "a seeded row deleted": "DELETE FROM seed WHERE id = 1",
@@ -114,6 +120,29 @@ def test_a_database_that_was_tampered_with_is_cloned_again(checkout: Checkout, w
     again = checkout.pytest()
     again.assert_passed(2)
     assert "1 cloned" in again.header
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")])
+@pytest.mark.parametrize("statement", ["INSERT INTO item (name) VALUES ('x')", "CREATE TABLE made (id int)"])
+def test_the_first_test_in_a_kept_database_is_told_what_it_left(
+    checkout: Checkout, workers: tuple[str, ...], statement: str
+) -> None:
+    checkout.write_revision(SCHEMA)
+    checkout.write_test(NOTHING_LEFT)
+    checkout.pytest(*workers).assert_passed(2)
+    leak = f"""
+def test_leak(db_engine):
+    with db_engine.begin() as connection:
+        connection.execute(text("{statement}"))
+    """
+    checkout.write_test(leak)
+    run = checkout.pytest(*workers)
+    assert "kept" in run.header
+    assert "cloned" not in run.header
+    assert run.wrong == {"test_leak"}, run.output
+    assert "This test leaves its database changed" in run.output
+    checkout.write_test(NOTHING_LEFT)
+    checkout.pytest(*workers).assert_passed(2)
 
 
 def test_all_that_a_database_has_is_proved(checkout: Checkout) -> None:
