@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Ratios, cut off rather than rounded: 1.5, 12, 20, 2.5 and 17 times faster.
-KEEPDB, PYTEST_DJANGO, PYTEST_POSTGRESQL, CLONES, TESTS_OF_PYTEST_POSTGRESQL = 0.666, 0.083, 0.05, 0.4, 0.058
+KEEPDB, PYTEST_DJANGO, PYTEST_POSTGRESQL, CLONES, TESTS_OF_PYTEST_POSTGRESQL = 1 / 1.5, 1 / 12, 1 / 20, 1 / 2.5, 1 / 17
 
 
 def main() -> None:
