@@ -67,7 +67,7 @@ class Figure:
         ]
         lines += ["", "| compared | ratio | target | |", "| --- | ---: | ---: | --- |"]
         for each in self.comparisons:
-            cells = (f"{each.ours} : {each.theirs}", f"{self.ratio(each):.3f}", f"{each.target:g}")
+            cells = (f"{each.ours} : {each.theirs}", f"{self.ratio(each):.3f}", f"{each.target:.3g}")
             lines.append(f"| {' | '.join(cells)} | {self.verdict(each)} |")
         return "\n".join(lines)
 
