@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from contextlib import suppress
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
 from psycopg import AsyncConnection as AsyncDriver
 from psycopg import Connection as Driver
 from psycopg import Error as DriverError
-from psycopg.errors import (
-    InvalidSavepointSpecification,
-    LockNotAvailable,
-    NoActiveSqlTransaction,
-    ObjectNotInPrerequisiteState,
-    error_from_result,
-)
+from psycopg.errors import ObjectNotInPrerequisiteState, error_from_result
 from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.rows import tuple_row
 from sqlalchemy import Connection, NullPool, create_engine, event
@@ -31,6 +24,23 @@ from rag_factory.database.driver import connect
 from rag_factory.errors import RagFactoryError
 from rag_factory.testing.catalog import LOCK_TIMEOUT_SECONDS, OBJECTS, RESTORE, prepare_restore, vacuum
 from rag_factory.testing.databases import has_ended
+from rag_factory.testing.endings import (
+    BUSY,
+    COUNT,
+    FIRST_CHARACTERS,
+    broken,
+    committed,
+    end,
+    is_dead,
+    is_gone,
+    known,
+    leak,
+    note,
+    outlasts,
+    prepare_no_more,
+    take_back,
+    ways_of,
+)
 from rag_factory.testing.objects import SCHEMA
 from rag_factory.testing.processor import NearConnection
 from rag_factory.testing.savepoints import Savepoints, driver_of
@@ -45,30 +55,14 @@ if TYPE_CHECKING:
 
     from rag_factory.testing.databases import WorkerDatabase
 
-# One round trip each.
-_TAKE_BACK = f"ROLLBACK; SELECT {SCHEMA}.prove({{since}}, '{{known}}', {{own}})"
 # How soon to look again whether a transaction has ended.
 POLL_SECONDS = 0.02
-_CHECK_DEFERRED = "SET CONSTRAINTS ALL IMMEDIATE"
-# Has the server count at once what a session wrote, rather than when it is idle.
-_COUNT = "SELECT pg_stat_force_next_flush()"
 # What else a test may have set on a connection that the next one gets from the pool.
 # It answers what has been done to the database.
 _RESET = (
     "RESET SESSION AUTHORIZATION; RESET ALL; DISCARD TEMP; DISCARD SEQUENCES; UNLISTEN *; CLOSE ALL; "
-    f"{_COUNT}, pg_advisory_unlock_all(); SELECT {SCHEMA}.activity()"
+    f"{COUNT}, pg_advisory_unlock_all(); SELECT {SCHEMA}.activity()"
 ).encode()
-# What the driver has prepared is of no use to the next test when what it reads from has changed since, and
-# what a test has prepared itself is in the way of the next one that does.
-_LASTING = re.compile(
-    r"\b(ALTER|CREATE|DROP|PREPARE|search_path)\b|(^|;|\n)\s*DO\b|^(?!.*\bINSERT\b).*\bINTO\b",
-    re.IGNORECASE | re.DOTALL,
-)
-# What the server says when the transaction, and its savepoints with it, was ended before.
-_NO_TRANSACTION = (InvalidSavepointSpecification, NoActiveSqlTransaction)
-BUSY = "A statement of this test was still running on its connection when it ended, and was cancelled."
-# Statements that are longer carry rows.
-_FIRST_CHARACTERS = 2000
 
 
 class Held:
@@ -111,7 +105,7 @@ class Held:
         driver = driver_of(held)
         if self._near:
             driver.follow()
-        self._ways = _ways(driver)
+        self._ways = ways_of(driver)
         self._lent = lent = Connection(self.engine, held.connection)
         lent.begin()
         return Session(bind=lent, join_transaction_mode="create_savepoint")
@@ -122,17 +116,17 @@ class Held:
         if lent is None or self._connection is None:  # what went before has closed it
             return None
         busy = self._interrupt()
-        if _is_dead(self._connection, self._generation, self.database):
+        if is_dead(self._connection, self._generation, self.database):
             with suppress(DriverError, SQLAlchemyError):
                 session.close()
             self._savepoints.end()
             return self.check() or busy
         self._savepoints.ending = not self.database.template.deferrable
-        problem = _end(lent, session, deferrable=self.database.template.deferrable)
+        problem = end(lent, session, deferrable=self.database.template.deferrable)
         self._savepoints.end()
         if problem:
             return self._judge(problem)
-        if _ways(driver_of(lent)) != self._ways:
+        if ways_of(driver_of(lent)) != self._ways:
             self._spoilt = True
         return self.check()
 
@@ -146,19 +140,19 @@ class Held:
         busy = self._interrupt()
         driver = driver_of(self._open())
         try:
-            proof = _value(driver.ask(_take_back(self.database)))
-            changed, much_dead = _note(self.database, proof)
+            proof = _value(driver.ask(take_back(self.database)))
+            changed, much_dead = note(self.database, proof)
             if much_dead:
                 vacuum(driver)
         except (DriverError, SQLAlchemyError) as error:
             if driver.closed and not again:
                 # It was ended by somebody else, and so is what was open on it: a new one can look.
                 return self.check(again=True)
-            return self._judge(_broken(error))
+            return self._judge(broken(error))
         if self._spoilt:
             # It can't be taken back on this side.
             self._hang_up()
-        return self._judge(_committed(changed)) if changed else busy
+        return self._judge(committed(changed)) if changed else busy
 
     def check_last(self, *, forgive: bool) -> str | None:
         """Look once more when all that a test took has ended. Returns what is wrong.
@@ -177,7 +171,7 @@ class Held:
 
     def _interrupt(self) -> str | None:
         """Cancel what a thread, or what was broken off, still does here. Returns what is wrong."""
-        if self._connection is None or _is_gone(self._connection):
+        if self._connection is None or is_gone(self._connection):
             return None
         driver: Driver[Any] = driver_of(self._connection)
         if _is_free(driver, LOCK_TIMEOUT_SECONDS):
@@ -219,9 +213,9 @@ class Held:
                 # Somebody ended the sessions, and new ones can look.
                 self.close()
                 return self.restore(again=True)
-            return self._judge(_broken(error))
+            return self._judge(broken(error))
         if changed == OBJECTS:
-            return self._judge(_committed(changed) + "; a test that does so takes fresh_database")
+            return self._judge(committed(changed) + "; a test that does so takes fresh_database")
         if changed:
             # Rows that this role can't put back: it was free to change them.
             self.renew()
@@ -259,7 +253,7 @@ class Held:
 
     def _put_back(self, restorer: NearConnection, *, objects_too: bool) -> str | None:
         """Put rows and sequences back. Returns what could not be; objects_too: or what else has changed."""
-        values = [b"t" if objects_too else b"f", _known(self.database).encode()]
+        values = [b"t" if objects_too else b"f", known(self.database).encode()]
         answer = _value(restorer.pgconn.exec_prepared(RESTORE, values))
         since, own, much_dead, unended, changed = (answer or "").split(" ", 4)
         self.database.restored = int(since), int(own)
@@ -292,7 +286,7 @@ class Held:
         self._spoilt = False
 
     def _open(self) -> Connection:
-        if self._connection is None or _is_dead(self._connection, self._generation, self.database):
+        if self._connection is None or is_dead(self._connection, self._generation, self.database):
             self.close()
             self._connection = self.engine.connect()
             self._generation = self.database.generation
@@ -316,13 +310,13 @@ class Held:
                 each.spread()
 
     def _note_statement(self, connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
-        if _outlasts(statement[:_FIRST_CHARACTERS]):
+        if outlasts(statement[:FIRST_CHARACTERS]):
             self._spoilt = self._savepoints.usual = True
-            _prepare_no_more(connection)
+            prepare_no_more(connection)
 
     def _judge(self, problem: str) -> str:
         self.renew()
-        return _leak(problem)
+        return leak(problem)
 
 
 class AsyncHeld:
@@ -354,7 +348,7 @@ class AsyncHeld:
         # The locks of both layers belong to the loop in which they were first waited for: another test's.
         driver_of(plain).lock = asyncio.Lock()
         cast("Any", plain.connection.dbapi_connection)._execute_mutex = asyncio.Lock()
-        self._ways = _ways(driver_of(plain))
+        self._ways = ways_of(driver_of(plain))
         lent = AsyncConnection(self.engine, Connection(self.engine.sync_engine, plain.connection))
         await lent.begin()
         self._lent = lent
@@ -370,38 +364,38 @@ class AsyncHeld:
         problem = busy = None
         try:
             busy = await self._interrupt(held)
-            if _is_dead(held.sync_connection, self._generation, self.database):
+            if is_dead(held.sync_connection, self._generation, self.database):
                 # As when a statement is cancelled. What was open has gone with it, and a new one can look.
                 with suppress(SQLAlchemyError):
                     await session.close()
                 held = await self._open()
             else:
-                problem = await lent.run_sync(_end, session.sync_session, deferrable=deferrable)
+                problem = await lent.run_sync(end, session.sync_session, deferrable=deferrable)
             if problem is None:
                 driver = await _driver_of(held)
-                if _ways(driver) != self._ways:
+                if ways_of(driver) != self._ways:
                     self._spoilt = True
                 cursor = driver.cursor(row_factory=tuple_row)
-                await cursor.execute(_take_back(self.database))
+                await cursor.execute(take_back(self.database))
                 while cursor.nextset():
                     pass  # to the last statement's
-                changed, much_dead = _note(self.database, (await cursor.fetchone() or [None])[0])
+                changed, much_dead = note(self.database, (await cursor.fetchone() or [None])[0])
                 if much_dead:
                     vacuum(driver)
-                problem = _committed(changed) if changed else None
+                problem = committed(changed) if changed else None
         except (DriverError, SQLAlchemyError) as error:
-            problem = _broken(error)
+            problem = broken(error)
         if problem is None:
             if self._spoilt:
                 await self._hang_up()
             return busy
         await self.close()
         self.database.renew()
-        return _leak(problem)
+        return leak(problem)
 
     async def _interrupt(self, held: AsyncConnection) -> str | None:
         """Cancel what a task, or what was broken off, still does here. Returns what is wrong."""
-        if held.sync_connection is None or _is_gone(held.sync_connection):
+        if held.sync_connection is None or is_gone(held.sync_connection):
             return None
         driver = await _driver_of(held)
         with suppress(TimeoutError):
@@ -417,7 +411,7 @@ class AsyncHeld:
 
     async def _open(self) -> AsyncConnection:
         held = self._connection
-        if held is None or _is_dead(held.sync_connection, self._generation, self.database):
+        if held is None or is_dead(held.sync_connection, self._generation, self.database):
             await self.close()
             self._connection = held = await self.engine.connect()
             self._generation = self.database.generation
@@ -437,66 +431,15 @@ class AsyncHeld:
         self._spoilt = False
 
     def _note_statement(self, connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
-        if _outlasts(statement[:_FIRST_CHARACTERS]):
+        if outlasts(statement[:FIRST_CHARACTERS]):
             self._spoilt = True
-            _prepare_no_more(connection)
-
-
-@lru_cache(maxsize=1000)
-def _outlasts(statement: str) -> bool:
-    """Whether a rollback leaves something of it. Tests send the same statements over and over."""
-    return _LASTING.search(statement) is not None
-
-
-def _end(connection: Connection, session: Session, *, deferrable: bool) -> str | None:
-    """End the session, without ending the transaction around it. Returns what is wrong."""
-    problem = None
-    try:
-        if deferrable:
-            if driver_of(connection).info.transaction_status == TransactionStatus.INERROR:
-                session.rollback()
-            # Not by what the test had of the connection, to which something of its own may listen.
-            Connection(connection.engine, connection.connection).exec_driver_sql(_CHECK_DEFERRED)
-    except SQLAlchemyError as error:
-        gone = isinstance(getattr(error, "orig", None), _NO_TRANSACTION)
-        problem = _ended(error) if gone else f"a commit would have failed ({_reason(error)})"
-    try:
-        session.close()
-    except SQLAlchemyError as error:
-        # The savepoint that the session stood on has gone.
-        problem = problem or _ended(error)
-    except Exception:  # noqa: BLE001, S110 - raised by what listens for the test; all is taken back next
-        pass
-    return problem
-
-
-def _ended(error: Exception) -> str:
-    return f"its transaction was ended by a raw COMMIT or ROLLBACK ({_reason(error)})"
-
-
-def _is_gone(connection: Connection) -> bool:
-    """Whether it was closed on this side, perhaps by the one that a test had of it."""
-    return connection.closed or connection.invalidated or not connection.connection.is_valid
-
-
-def _is_dead(connection: Connection | None, generation: int, database: WorkerDatabase) -> bool:
-    return (
-        connection is None
-        or _is_gone(connection)
-        or has_ended(driver_of(connection))
-        or generation != database.generation
-    )
+            prepare_no_more(connection)
 
 
 def _close(connection: Connection) -> None:
     if not connection.closed:
         connection.invalidate()
         connection.close()
-
-
-def _ways(driver: Driver[Any] | AsyncDriver[Any]) -> tuple[Any, ...]:
-    """How the driver's connection behaves, as far as a test can change it."""
-    return driver.row_factory, driver.cursor_factory, driver.autocommit
 
 
 def _engine_ways(engine: Engine) -> tuple[Any, ...]:
@@ -519,11 +462,6 @@ def _is_free(driver: Driver[Any], seconds: float) -> bool:
         return False
     driver.lock.release()
     return driver.pgconn.transaction_status != TransactionStatus.ACTIVE
-
-
-def _prepare_no_more(connection: Connection) -> None:
-    """Have the driver run statements as they are: what it has prepared may now mean another table."""
-    driver_of(connection).prepare_threshold = None
 
 
 async def _driver_of(connection: AsyncConnection) -> AsyncDriver[Any]:
@@ -552,46 +490,3 @@ def _value(result: PGresult) -> str | None:
     if result.status != ExecStatus.COMMAND_OK:
         raise error_from_result(result)
     return None
-
-
-def _take_back(database: WorkerDatabase) -> bytes:
-    counted = f"ROLLBACK; {_COUNT}; " if database.committing else ""
-    since, own = database.restored or (database.proved, 0)
-    return (counted + _TAKE_BACK.format(since=since, known=_known(database), own=own)).encode()
-
-
-def _known(database: WorkerDatabase) -> str:
-    return f"{{{','.join(map(str, database.sessions))}}}"
-
-
-def _note(database: WorkerDatabase, proof: str | None) -> tuple[str | None, bool]:
-    """Read what the proof says was changed that may not be, and whether there is much to vacuum."""
-    proved, much_dead, unended, changed = (proof or "").split(" ", 3)
-    database.unended = unended.strip("-")
-    # What was put back is proved by counters alone, as far as objects go. That does for the test of now.
-    if not changed and not database.restored:
-        database.proved = int(proved)
-    return None if database.committing else changed or None, much_dead == "t"
-
-
-def _committed(changed: str) -> str:
-    return f"{changed} were changed for good, by a raw COMMIT or by another connection"
-
-
-def _broken(error: Exception) -> str:
-    if isinstance(error, LockNotAvailable):
-        return "a transaction that it left open holds rows or tables"
-    if isinstance(error, _NO_TRANSACTION):
-        return _ended(error)
-    return f"it can't be put back ({_reason(error)})"
-
-
-def _reason(error: Exception) -> str:
-    """The server's one line, without what it says of where."""
-    error = getattr(error, "orig", None) or error
-    primary = getattr(getattr(error, "diag", None), "message_primary", None)
-    return primary or " ".join(str(error).split())
-
-
-def _leak(problem: str) -> str:
-    return f"This test leaves its database changed: {problem}. It was cloned anew for the next test."
